@@ -1,0 +1,223 @@
+"""The command ``metalr``: recipe and overrides in, one stage of the pipeline out.
+
+How it ends is in `metalr.exits`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, get_args
+
+import typer
+
+from metalr import __version__
+from metalr.completion import complete_argument, complete_method
+from metalr.config import ConfigError, ExperimentConfig, load_config
+from metalr.config.models import MethodName
+from metalr.config.rendering import config_schema, show_config
+from metalr.display import Display
+from metalr.exits import clean_exits, make_store, raise_at_sigterm
+
+__all__ = ["app", "main"]
+
+DEFAULT_METHOD = "metalr-mlp"
+
+app = typer.Typer(
+    name="metalr",
+    help="A meta-learned learning-rate controller for PyTorch.\n\n"
+    "Every stage makes what is missing before it and skips what is done: `metalr compare` alone runs the "
+    "whole study. RECIPE is a path, or a name in experiments/; overrides look like train.epochs=5.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+config_app = typer.Typer(no_args_is_help=True, help="Look at the settings of an experiment.")
+app.add_typer(config_app, name="config")
+
+Arguments = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="RECIPE | KEY=VALUE",
+        help="A recipe (default: the built-in `digits`), then overrides such as train.epochs=5.",
+        autocompletion=complete_argument,
+        show_default=False,
+    ),
+]
+
+
+def _split_arguments(arguments: list[str] | None) -> tuple[str | None, list[str]]:
+    """Recipe and overrides: a first word without `=` names the recipe."""
+    words = list(arguments or [])
+    if words and "=" not in words[0]:
+        return words[0], words[1:]
+    return None, words
+
+
+def _run_stage(
+    arguments: list[str] | None, stage: Callable[[ExperimentConfig, Display], Any], writes: bool = True
+) -> None:
+    """Load the configuration, do the stage, and print the paths of what it made."""
+    with clean_exits():
+        config = load_config(*_split_arguments(arguments))
+    with clean_exits(config.store):
+        if writes:
+            make_store(Path(config.store))
+        display = Display()
+        made = stage(config, display)
+        for path in made if isinstance(made, list) else [made]:
+            display.announce(str(path))
+
+
+@app.command()
+def metadataset(arguments: Arguments = None) -> None:
+    """Run and fork baseline trainings; write the meta-dataset and its card."""
+
+    def stage(config: ExperimentConfig, display: Display) -> Path:
+        from metalr import stages
+
+        return stages.metadataset(config, display)
+
+    _run_stage(arguments, stage)
+
+
+@app.command("train-meta")
+def train_meta(arguments: Arguments = None) -> None:
+    """Fit the meta-learners on the meta-dataset; write the controllers."""
+
+    def stage(config: ExperimentConfig, display: Display) -> list[Path]:
+        from metalr import stages
+
+        return stages.train_meta(config, display)
+
+    _run_stage(arguments, stage)
+
+
+@app.command()
+def compare(arguments: Arguments = None) -> None:
+    """Train under every method on paired seeds; write tables, figures and report.html."""
+
+    def stage(config: ExperimentConfig, display: Display) -> Path:
+        from metalr import stages
+
+        return stages.compare(config, display)
+
+    _run_stage(arguments, stage)
+
+
+@app.command()
+def train(
+    arguments: Arguments = None,
+    method: Annotated[
+        str | None,
+        typer.Option(
+            help=f"Who sets the learning rate: {', '.join(get_args(MethodName))}. Also as method=NAME.",
+            autocompletion=complete_method,
+            show_default=DEFAULT_METHOD,
+        ),
+    ] = None,
+) -> None:
+    """Train once under one method."""
+    with clean_exits():
+        words, chosen = _take_method(list(arguments or []), method)
+
+    def stage(config: ExperimentConfig, display: Display) -> Path:
+        from metalr import stages
+
+        return stages.train(config, chosen, display)
+
+    _run_stage(words, stage)
+
+
+def _take_method(words: list[str], option: str | None) -> tuple[list[str], str]:
+    """The words without `method=...`, and the method. Raises ConfigError where unknown or given twice."""
+    given = [word.removeprefix("method=") for word in words if word.startswith("method=")]
+    given += [] if option is None else [option]
+    if len(set(given)) > 1:
+        raise ConfigError([f"method: given as {' and '.join(given)}; name one"])
+    chosen = given[0] if given else DEFAULT_METHOD
+    methods = get_args(MethodName)
+    if chosen not in methods:
+        nearest = difflib.get_close_matches(chosen, methods, n=1)
+        hint = f"; did you mean {nearest[0]}?" if nearest else ""
+        raise ConfigError([f"method: must be one of {', '.join(methods)}, not {chosen!r}{hint}"])
+    return [word for word in words if not word.startswith("method=")], chosen
+
+
+@app.command()
+def report(arguments: Arguments = None) -> None:
+    """Write the report again from the records."""
+
+    def stage(config: ExperimentConfig, display: Display) -> Path:
+        from metalr import stages
+
+        return stages.report(config, display)
+
+    _run_stage(arguments, stage, writes=False)
+
+
+@config_app.command("show")
+def show(arguments: Arguments = None) -> None:
+    """Print every setting with its meaning, its value and where the value comes from."""
+    with clean_exits():
+        print(show_config(*_split_arguments(arguments)), end="")
+
+
+@config_app.command("schema")
+def schema() -> None:
+    """Print the JSON schema of a recipe file, for editors."""
+    print(config_schema(), end="")
+
+
+@app.command("run-one")
+def run_one(
+    spec: Annotated[Path, typer.Option(help="A run's spec.json.", show_default=False)],
+    store: Annotated[Path, typer.Option(help="Directory of the run records.", show_default=False)],
+    data_dir: Annotated[Path | None, typer.Option(help="As data.dir.", show_default=False)] = None,
+    controller: Annotated[
+        Path | None, typer.Option(help="The controller's .safetensors file.", show_default=False)
+    ] = None,
+) -> None:
+    """Do one run; the entry point for a cluster's scheduler."""
+    with clean_exits(str(store)):
+        from pydantic import ValidationError
+
+        from metalr import worker
+        from metalr.training import ArtifactError, Job, RunSpec
+        from metalr.training.artifacts import read_json
+
+        try:
+            parsed = RunSpec.model_validate(read_json(spec))
+        except ValidationError as error:
+            problems = [f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()]
+            raise ArtifactError(f"{spec}: not a run's spec ({'; '.join(problems)})") from None
+        job = Job(
+            spec=parsed,
+            store=str(store),
+            data_dir=None if data_dir is None else str(data_dir),
+            controller=None if controller is None else str(controller),
+        )
+        worker.execute(job.model_dump_json())
+        print(store / parsed.run_id)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"metalr {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Run the command line. Exits with 0, 1 (a run failed), 2 (wrong input), 130 (Ctrl-C), 143 (SIGTERM)."""
+    raise_at_sigterm()
+    app(prog_name="metalr")

@@ -1,0 +1,128 @@
+"""What is measured of one run, and of a group of runs that differ in their seed only."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from metalr.comparison.protocol import Cell, cell_of
+from metalr.training.records import RunRecord
+
+__all__ = ["LR_FLOOR", "LRMovement", "Outcome", "group_measures", "lr_movement", "mean_or_none", "outcome_of"]
+
+LR_FLOOR = 1e-6
+"""LRs below this fraction of the run's largest count as that fraction in logarithms: log 0 is not defined."""
+
+
+@dataclass(frozen=True)
+class LRMovement:
+    """How far one run's LR (mean of each epoch) moved."""
+
+    variance: float
+    """Variance over epochs (population), in LR squared."""
+    log_sd_decades: float
+    """Standard deviation of log10 LR over epochs (population)."""
+    log_total_variation: float
+    """Sum of |log10 lr[t+1] - log10 lr[t]|, in decades."""
+    num_clamped: int
+    """Epochs whose LR was below the floor."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One run as the comparison sees it; a diverged run has chance accuracy and no loss."""
+
+    run_id: str
+    cell: Cell
+    method: str
+    seed: int
+    diverged: bool
+    test_accuracy_pct: float
+    test_loss: float | None
+    outer_valid_accuracy_pct: float
+    outer_valid_loss: float | None
+    movement: LRMovement | None
+    timing: Mapping[str, float]
+    num_samples: int
+
+
+def lr_movement(lrs: Sequence[float]) -> LRMovement | None:
+    """How far the LR moved over the epochs of a run; None without epochs."""
+    if not lrs:
+        return None
+    array = np.asarray(lrs, dtype=float)
+    floor = LR_FLOOR * float(array.max())
+    if floor <= 0.0:
+        return LRMovement(0.0, 0.0, 0.0, len(lrs))
+    if np.ptp(array) <= 1e-12 * array.max():
+        return LRMovement(0.0, 0.0, 0.0, 0)
+    logs = np.log10(np.maximum(array, floor))
+    return LRMovement(
+        variance=float(array.var()),
+        log_sd_decades=float(logs.std()),
+        log_total_variation=float(np.abs(np.diff(logs)).sum()),
+        num_clamped=int((array < floor).sum()),
+    )
+
+
+def outcome_of(record: RunRecord, chance_pct: float) -> Outcome:
+    """The run's outcome. Raises ValueError where a finished run lacks its test or outer_valid accuracy."""
+    final = {} if record.diverged else record.result["final"]
+    lrs = [row["lr"] for row in record.epochs if row.get("lr") is not None]
+    return Outcome(
+        run_id=record.run_id,
+        cell=cell_of(record.spec),
+        method=record.spec.method,
+        seed=record.spec.seed,
+        diverged=record.diverged,
+        test_accuracy_pct=chance_pct if record.diverged else _accuracy_pct(record, "test"),
+        test_loss=_finite(final.get("test/loss")),
+        outer_valid_accuracy_pct=chance_pct if record.diverged else _accuracy_pct(record, "outer_valid"),
+        outer_valid_loss=_finite(final.get("outer_valid/loss")),
+        movement=lr_movement(lrs),
+        timing=record.result.get("timing", {}),
+        num_samples=record.result.get("num_samples", 0),
+    )
+
+
+def _accuracy_pct(record: RunRecord, split: str) -> float:
+    value = _finite(record.result["final"].get(f"{split}/accuracy"))
+    if value is None:
+        raise ValueError(
+            f"run {record.run_id} ({record.spec.method}, seed {record.spec.seed}) has no {split}/accuracy: "
+            "it was not made for a comparison, or is damaged; delete its directory to run it again"
+        )
+    return 100.0 * value
+
+
+def _finite(value: Any) -> float | None:
+    return float(value) if value is not None and math.isfinite(value) else None
+
+
+def mean_or_none(values: Sequence[float | None]) -> float | None:
+    """The mean of the values that are there; None without any."""
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None
+
+
+def group_measures(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    """Time and LR movement averaged over the runs that finished: a run cut short would flatter both."""
+    finished = [outcome for outcome in outcomes if not outcome.diverged]
+    train_s = sum(outcome.timing.get("train_s", 0.0) for outcome in finished)
+    movements = [outcome.movement for outcome in finished if outcome.movement is not None]
+    return {
+        "wall_time_s": mean_or_none([outcome.timing.get("wall_s") for outcome in finished]),
+        "train_time_s": mean_or_none([outcome.timing.get("train_s") for outcome in finished]),
+        "control_time_s": mean_or_none([outcome.timing.get("control_s") for outcome in finished]),
+        "eval_time_s": mean_or_none([outcome.timing.get("eval_s") for outcome in finished]),
+        "samples_per_s": sum(o.num_samples for o in finished) / train_s if train_s > 0.0 else None,
+        "lr_variance": mean_or_none([movement.variance for movement in movements]),
+        "log_lr_sd_decades": mean_or_none([movement.log_sd_decades for movement in movements]),
+        "total_variation_log_lr": mean_or_none([movement.log_total_variation for movement in movements]),
+        "num_lrs_clamped": sum(movement.num_clamped for movement in movements),
+        "num_diverged": len(outcomes) - len(finished),
+    }

@@ -1,0 +1,67 @@
+"""What all figures share: one colour, dash and marker per method, one panel size, one legend."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["DASHES", "MARKERS", "PALETTE", "legend", "log_axis", "panel"]
+
+PALETTE: Mapping[str, str] = {
+    "constant": "#808080",
+    "step": "#B07D00",
+    "cosine": "#2F80C3",
+    "linear": "#0F9D76",
+    "metalr-mlp": "#DB5A00",
+    "metalr-lstm": "#C2619B",
+}
+"""After Okabe and Ito, shaded so that each is readable on white and on near-black."""
+
+DASHES: Mapping[str, Any] = {
+    "constant": (0, (1, 1.2)),
+    "step": (0, (4, 1.5)),
+    "cosine": (0, (6, 1.5, 1, 1.5)),
+    "linear": (0, (3, 1, 1, 1, 1, 1)),
+    "metalr-mlp": "solid",
+    "metalr-lstm": (0, (8, 1.2)),
+}
+"""Line style of each method, so that colour is never the only difference."""
+
+MARKERS: Mapping[str, str] = {
+    "constant": "s", "step": "^", "cosine": "D", "linear": "v", "metalr-mlp": "o", "metalr-lstm": "P",
+}  # fmt: skip
+"""Marker of each method."""
+
+PANEL_INCHES = (4.3, 3.2)
+"""Small enough to stand at full size on a phone."""
+
+
+def panel(height: float = PANEL_INCHES[1]) -> tuple[Figure, Axes]:
+    """An empty figure of one plot, `height` in inches."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(PANEL_INCHES[0], height), layout="constrained")
+    return figure, figure.add_subplot()
+
+
+def legend(figure: Figure, axes: Axes) -> None:
+    """Put the legend of `axes` under it, in three columns."""
+    handles, labels = axes.get_legend_handles_labels()
+    if handles:
+        figure.legend(
+            handles, labels, loc="outside lower center", ncols=3, handlelength=2.6, columnspacing=1.2
+        )
+
+
+def log_axis(axis: Any, ticks: Sequence[float] | None = None) -> None:
+    """Label a logarithmic axis with plain numbers, at `ticks` where given."""
+    from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
+
+    axis.set_major_locator(FixedLocator(ticks) if ticks else LogLocator(numticks=7))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())

@@ -1,0 +1,230 @@
+"""Run records -> the whole comparison as plain JSON: cells, tuned baselines, overall."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from metalr.comparison.measures import Outcome, group_measures, mean_or_none, outcome_of
+from metalr.comparison.pairing import Results, Runs, Tuned, adjust_family, compare_pairs, differences, tune
+from metalr.comparison.protocol import METHODS, Cell, is_controlled
+from metalr.comparison.provenance import context, plain_values
+from metalr.comparison.statistics import estimate_mean, judge
+from metalr.config import ExperimentConfig
+from metalr.training.records import RunRecord
+
+__all__ = ["summarise"]
+
+_NUM_CLASSES = {"cifar100": 100}
+
+
+def summarise(
+    records: Sequence[RunRecord], config: ExperimentConfig, provenance: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The comparison as summary.json: plain JSON without NaN, the same for the same records in any order.
+
+    `provenance` may hold commit, versions, device, hardware, dataset_label, num_classes, harvest,
+    meta_training and command. Raises ValueError without records, where a run has no test accuracy, and
+    where two different runs claim the same cell, method and seed.
+    """
+    results = _group(records, config, provenance)
+    values = context(results, config, provenance) | _Summary(results, config).as_json()
+    return {key: plain_values(value) for key, value in values.items()}
+
+
+def _group(records: Sequence[RunRecord], config: ExperimentConfig, provenance: Mapping[str, Any]) -> Results:
+    if not records:
+        raise ValueError("there are no finished runs to compare: run `metalr compare` first")
+    num_classes = provenance.get("num_classes") or _NUM_CLASSES.get(config.task.dataset, 10)
+    results: dict[tuple[Cell, str], dict[int, Outcome]] = {}
+    for outcome in (outcome_of(record, 100.0 / num_classes) for record in records):
+        runs = results.setdefault((outcome.cell, outcome.method), {})
+        other = runs.setdefault(outcome.seed, outcome)
+        if other.run_id != outcome.run_id:
+            raise ValueError(
+                f"runs {other.run_id} and {outcome.run_id} are both {outcome.method}, seed {outcome.seed} of "
+                f"{outcome.cell}, made under different settings: compare one set of settings at a time"
+            )
+    ordered = sorted(results, key=lambda key: (key[0], _place(key[1])))
+    return {key: dict(sorted(results[key].items())) for key in ordered}
+
+
+def _place(method: str) -> int:
+    return [str(name) for name in METHODS].index(method)
+
+
+class _Summary:
+    """The arithmetic over one set of grouped results."""
+
+    def __init__(self, results: Results, config: ExperimentConfig) -> None:
+        self.results = results
+        self.sampling = (config.compare.confidence, config.compare.num_resamples)
+        self.cells = sorted({cell for cell, _ in results})
+        self.methods = [method for method in METHODS if any(method == name for _, name in results)]
+        groups = sorted({(cell.task, cell.budget_epochs) for cell in self.cells})
+        self.tuned: dict[tuple[str, int], list[Tuned]] = {group: tune(results, *group) for group in groups}
+
+    def as_json(self) -> dict[str, Any]:
+        cells = [self._cell(cell) for cell in self.cells]
+        overall_paired = self._overall_paired()
+        confidence = self.sampling[0]
+        return {
+            "tuning_grid_lr": sorted({cell.initial_lr for cell in self.cells}),
+            "cells": cells,
+            "tuned": [self._tuned(*group) for group in self.tuned],
+            "overall": {method: self._overall(method, cells) for method in self.methods},
+            "overall_paired": overall_paired,
+            "families": {
+                "cells": adjust_family([e for cell in cells for e in cell["paired"].values()], confidence),
+                "overall": adjust_family(list(overall_paired.values()), confidence),
+            },
+        }
+
+    def _reference(self, cell: Cell) -> Tuned | None:
+        tuned = self.tuned[cell.task, cell.budget_epochs]
+        return tuned[0] if tuned else None
+
+    def _methods_of(self, cell: Cell) -> list[str]:
+        return [method for method in self.methods if (cell, method) in self.results]
+
+    def _cell(self, cell: Cell) -> dict[str, Any]:
+        methods = self._methods_of(cell)
+        return {
+            "task": cell.task,
+            "budget_epochs": cell.budget_epochs,
+            "initial_lr": cell.initial_lr,
+            "methods": {method: self._method(cell, method) for method in methods},
+            "paired": self._paired(cell, methods),
+        }
+
+    def _method(self, cell: Cell, method: str) -> dict[str, Any]:
+        runs = self.results[cell, method]
+        outcomes = list(runs.values())
+        losses = [outcome.test_loss for outcome in outcomes if outcome.test_loss is not None]
+        measures = group_measures(outcomes)
+        return {
+            "test_accuracy_pct": estimate_mean(
+                [outcome.test_accuracy_pct for outcome in outcomes], *self.sampling
+            ).as_json(),
+            "test_loss": estimate_mean(losses, *self.sampling).as_json(),
+            "outer_valid_accuracy_pct": mean_or_none([o.outer_valid_accuracy_pct for o in outcomes]),
+            **measures,
+            "schedule_efficiency": self._efficiency(cell, runs, measures["log_lr_sd_decades"]),
+            "regret_pp": self._regret(cell, runs),
+        }
+
+    def _efficiency(self, cell: Cell, runs: Runs, log_sd_decades: float | None) -> float | None:
+        gains = list(differences(runs, self.results.get((cell, "constant"), {})).values())
+        if not gains or log_sd_decades is None or log_sd_decades < 1e-9:
+            return None
+        return float(np.mean(gains)) / log_sd_decades
+
+    def _regret(self, cell: Cell, runs: Runs) -> dict[str, Any]:
+        reference = self._reference(cell)
+        regrets = differences(reference.runs, runs).values() if reference else []
+        estimate = estimate_mean(list(regrets), *self.sampling)
+        return estimate.as_json() | {"judgement": judge(estimate)}
+
+    def _paired(self, cell: Cell, methods: Sequence[str]) -> dict[str, Any]:
+        baselines = [method for method in methods if not is_controlled(method)]
+        valid = {
+            method: mean_or_none([o.outer_valid_accuracy_pct for o in self.results[cell, method].values()])
+            for method in baselines
+        }
+        best = max(baselines, key=lambda method: valid[method] or 0.0, default=None)
+        return {
+            f"{method} vs {baseline}": compare_pairs(
+                differences(self.results[cell, method], self.results[cell, baseline]).values(), *self.sampling
+            )
+            | {"best_at_this_lr": baseline == best}
+            for method in methods
+            for baseline in baselines
+            if is_controlled(method)
+        }
+
+    def _tuned(self, task: str, budget_epochs: int) -> dict[str, Any]:
+        return {
+            "task": task,
+            "budget_epochs": budget_epochs,
+            "best": next((choice.method for choice in self.tuned[task, budget_epochs]), None),
+            "methods": {
+                choice.method: {
+                    "lr": choice.cell.initial_lr,
+                    "outer_valid_accuracy_pct": choice.outer_valid_accuracy_pct,
+                    "test_accuracy_pct": estimate_mean(
+                        [outcome.test_accuracy_pct for outcome in choice.runs.values()], *self.sampling
+                    ).as_json(),
+                    "at_grid_edge": choice.at_grid_edge,
+                }
+                for choice in self.tuned[task, budget_epochs]
+            },
+        }
+
+    def _overall(self, method: str, cells: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        mine = [cell["methods"][method] for cell in cells if method in cell["methods"]]
+        regret = estimate_mean(self._regret_by_seed(method), *self.sampling)
+        regrets = [entry["regret_pp"]["mean"] for entry in mine]
+        cell_regrets = [value for value in regrets if value is not None]
+        outcomes = [o for (_, name), runs in self.results.items() if name == method for o in runs.values()]
+        finished = [outcome for outcome in outcomes if not outcome.diverged]
+        wall_s = sum(outcome.timing.get("wall_s", 0.0) for outcome in finished)
+        control_s = sum(outcome.timing.get("control_s", 0.0) for outcome in finished)
+        return {
+            "mean_test_accuracy_pct": mean_or_none([entry["test_accuracy_pct"]["mean"] for entry in mine]),
+            "mean_outer_valid_accuracy_pct": mean_or_none([e["outer_valid_accuracy_pct"] for e in mine]),
+            "mean_regret_pp": mean_or_none(cell_regrets) if regret.mean is None else regret.mean,
+            "ci95": regret.as_json()["ci95"],
+            "t_ci95": regret.as_json()["t_ci95"],
+            "num_seeds": regret.n,
+            "judgement": judge(regret),
+            "note": regret.note,
+            "worst_cell_regret_pp": max(cell_regrets, default=None),
+            "sensitivity_pp": self._sensitivity(method),
+            "mean_rank": mean_or_none([_rank(cell, method) for cell in cells if method in cell["methods"]]),
+            "overhead_pct": 100.0 * control_s / wall_s if wall_s > 0.0 else None,
+            "num_cells": len(mine),
+            "num_runs": len(outcomes),
+            "num_diverged": len(outcomes) - len(finished),
+        }
+
+    def _by_seed(self, tables: Sequence[Mapping[int, float]]) -> list[float]:
+        """Means over the cells, of the seeds that every cell has: runs of one seed are not independent."""
+        shared = set.intersection(*(set(table) for table in tables)) if tables else set()
+        return [float(np.mean([table[seed] for table in tables])) for seed in sorted(shared)]
+
+    def _regret_by_seed(self, method: str) -> list[float]:
+        tables = []
+        for cell in self.cells:
+            reference = self._reference(cell)
+            if reference and (cell, method) in self.results:
+                tables.append(differences(reference.runs, self.results[cell, method]))
+        return self._by_seed(tables)
+
+    def _overall_paired(self) -> dict[str, Any]:
+        pairs = {}
+        for method in filter(is_controlled, self.methods):
+            for baseline in (name for name in self.methods if not is_controlled(name)):
+                shared = [c for c in self.cells if {(c, method), (c, baseline)} <= set(self.results)]
+                tables = [differences(self.results[c, method], self.results[c, baseline]) for c in shared]
+                pairs[f"{method} vs {baseline}"] = compare_pairs(self._by_seed(tables), *self.sampling)
+        return pairs
+
+    def _sensitivity(self, method: str) -> float | None:
+        deviations = []
+        for group in self.tuned:
+            means = [
+                float(np.mean([outcome.test_accuracy_pct for outcome in runs.values()]))
+                for (cell, name), runs in self.results.items()
+                if name == method and (cell.task, cell.budget_epochs) == group
+            ]
+            deviations.append(float(np.std(means)) if len(means) > 1 else None)
+        return mean_or_none(deviations)
+
+
+def _rank(cell: Mapping[str, Any], method: str) -> float:
+    names = list(cell["methods"])
+    accuracies = [cell["methods"][name]["test_accuracy_pct"]["mean"] for name in names]
+    return float(stats.rankdata([-accuracy for accuracy in accuracies])[names.index(method)])

@@ -1,0 +1,40 @@
+"""One typed, frozen, validated experiment: models, loading from YAML with overrides, identity.
+
+* `models`: what an experiment is, field by field, with unit, meaning and default.
+* `loading`: recipe file + ``key=value`` overrides -> `ExperimentConfig`, or every mistake at once.
+* `identity`: the hash under which a run is known.
+"""
+
+from metalr.config.identity import canonical_json, run_id, short_hash
+from metalr.config.loading import ConfigError, apply_overrides, load_config
+from metalr.config.models import (
+    CompareConfig,
+    ControlConfig,
+    DataConfig,
+    ExperimentConfig,
+    HarvestConfig,
+    MetaTrainConfig,
+    ProbeConfig,
+    TaskConfig,
+    TrainConfig,
+    WandbConfig,
+)
+
+__all__ = [
+    "CompareConfig",
+    "ConfigError",
+    "ControlConfig",
+    "DataConfig",
+    "ExperimentConfig",
+    "HarvestConfig",
+    "MetaTrainConfig",
+    "ProbeConfig",
+    "TaskConfig",
+    "TrainConfig",
+    "WandbConfig",
+    "apply_overrides",
+    "canonical_json",
+    "load_config",
+    "run_id",
+    "short_hash",
+]

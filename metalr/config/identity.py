@@ -1,0 +1,34 @@
+"""The hash under which a run is known: same settings, same id, same result."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+from pydantic import BaseModel
+
+__all__ = ["canonical_json", "run_id", "short_hash"]
+
+
+def canonical_json(value: Any) -> str:
+    """The one JSON text of `value`: sorted keys, no white space, no NaN or infinity.
+
+    Raises ValueError where `value` holds a non-finite number.
+    """
+    plain = value.model_dump(mode="json") if isinstance(value, BaseModel) else value
+    return json.dumps(plain, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def short_hash(value: Any) -> str:
+    """The first 16 hexadecimal digits of the SHA-256 of `value`'s canonical JSON."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:16]
+
+
+def run_id(spec: BaseModel) -> str:
+    """The identity of a run: 16 hexadecimal digits over every field of `spec`.
+
+    A spec must hold what can change the result (data digest, seed, threads, dtype, schema
+    version) and nothing that cannot (paths, names, W&B settings).
+    """
+    return short_hash(spec)

@@ -1,0 +1,274 @@
+"""What an experiment is: every setting with its meaning, unit, range and default.
+
+The defaults are the `digits` recipe, so an empty file is a complete experiment.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+__all__ = [
+    "CompareConfig",
+    "ControlConfig",
+    "DataConfig",
+    "ExperimentConfig",
+    "HarvestConfig",
+    "MetaTrainConfig",
+    "ProbeConfig",
+    "TaskConfig",
+    "TrainConfig",
+    "WandbConfig",
+]
+
+PositiveInt = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=0)]
+Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
+LR = Annotated[float, Field(gt=0.0, le=1e3)]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+ScheduleName = Literal["constant", "step", "cosine", "linear"]
+MethodName = Literal["constant", "step", "cosine", "linear", "metalr-mlp", "metalr-lstm"]
+LearnerName = Literal["mlp", "lstm"]
+
+
+class _Section(BaseModel):
+    """A part of the configuration: unknown keys, infinities and NaN are errors; values never change."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+
+class TaskConfig(_Section):
+    """The inner problem: which images, how many, which network."""
+
+    dataset: Literal[
+        "digits", "cifar10", "cifar100", "mnist", "fashion_mnist", "svhn", "synthetic"
+    ] = "digits"
+    """Source of images: `digits` is embedded (scikit-learn, 1,797 of 8x8), `synthetic` is made from a seed for tests."""
+    num_train: PositiveInt | None = None
+    """Images in the `train` split; null takes all that the other splits leave."""
+    num_inner_valid: PositiveInt = 150
+    """Images the controller may see the loss of, carved from the dataset's train part."""
+    num_outer_valid: PositiveInt = 300
+    """Images for labels and tuning, carved from the dataset's train part."""
+    num_test: PositiveInt | None = None
+    """Images in `test`, read once by compare; null takes the whole test part (digits: 360)."""
+    image_size: Annotated[int, Field(ge=4)] | None = None
+    """Side in pixels after average pooling; null keeps the dataset's own. Must divide the original side."""
+    label_noise: Fraction = 0.0
+    """Fraction of `train` labels replaced by another class drawn uniformly."""
+    augmentation: Literal["none", "standard"] = "none"
+    """`standard`: random crop after padding an eighth of the side, and a mirror flip where the classes allow it."""
+    cutout: Count = 0
+    """Side in pixels of a square zeroed in each augmented training image; 0 for none."""
+    network: Literal["resnet18", "cnn", "mlp"] = "mlp"
+    """`resnet18`: CIFAR stem, torchvision blocks; `cnn`: plain convolutions without normalisation; `mlp`: two hidden layers."""
+    width: Annotated[int, Field(ge=8, le=1024)] = 32
+    """Channels of the first stage (resnet18: 64 is the standard), or units of a hidden layer (mlp)."""
+    dropout: Fraction = 0.0
+    """Probability of zeroing a unit before the last layer."""
+    split_seed: Seed = 0
+    """Seed of the permutation that carves the splits, and of the label noise."""
+
+
+class TrainConfig(_Section):
+    """One run: budget and optimizer."""
+
+    epochs: Annotated[int, Field(ge=1, le=10_000)] = 12
+    """Budget T in epochs."""
+    batch_size: PositiveInt = 32
+    """Images per optimizer step; a last partial batch is dropped."""
+    lr: LR = 0.01
+    """Initial learning rate, where `compare` and `harvest` name none of their own."""
+    momentum: Fraction = 0.9
+    """SGD momentum."""
+    nesterov: bool = False
+    """Nesterov's momentum instead of heavy ball."""
+    weight_decay: Annotated[float, Field(ge=0.0, le=1.0)] = 5e-4
+    """L2 coefficient of torch.optim.SGD."""
+    label_smoothing: Fraction = 0.0
+    """Mass spread over all classes in the training loss."""
+    grad_clip: Annotated[float, Field(gt=0.0)] | None = None
+    """Largest allowed gradient norm; null does not clip."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Arithmetic of forward and backward; `bfloat16` is autocast, weights stay float32."""
+    channels_last: bool = False
+    """Memory layout of images and convolution weights."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where runs train; `auto` takes the GPU where there is one."""
+    threads: PositiveInt = 1
+    """CPU threads of one run; part of a run's identity, since it can change the last bits."""
+
+    @model_validator(mode="after")
+    def _nesterov_needs_momentum(self) -> TrainConfig:
+        if self.nesterov and self.momentum == 0.0:
+            raise ValueError("nesterov=true needs momentum above 0")
+        return self
+
+
+class ProbeConfig(_Section):
+    """The learning-rate range test before the first epoch, paid for out of the run's budget."""
+
+    num_steps: Annotated[int, Field(ge=8, le=1000)] = 20
+    """Optimizer steps of the ramp."""
+    min_lr: LR = 1e-3
+    """LR at the start of the exponential ramp."""
+    max_lr: LR = 10.0
+    """LR at its end, where the loss has not exploded before."""
+    explode_factor: Annotated[float, Field(gt=1.0)] = 4.0
+    """The ramp stops where the loss exceeds this multiple of the initial loss, or is not finite."""
+
+    @model_validator(mode="after")
+    def _ramp_rises(self) -> ProbeConfig:
+        if self.max_lr < 10 * self.min_lr:
+            raise ValueError(f"max_lr={self.max_lr} must be at least 10 x min_lr={self.min_lr}")
+        return self
+
+
+class ControlConfig(_Section):
+    """The control law: probe, anchor, correct, envelope."""
+
+    probe: ProbeConfig | None = ProbeConfig()
+    """LR range test; null starts from the initial LR instead."""
+    anchor: Literal["linear", "cosine"] = "linear"
+    """Shape of the decay to zero that every decision is anchored to."""
+    warmup_fraction: Fraction = 0.05
+    """Part of the budget over which the LR rises linearly from zero."""
+    correction_bound: Annotated[float, Field(ge=1.0, le=1e3)] = 3.7
+    """Largest factor, up or down, between a later decision and the first one."""
+    min_lr: LR = 1e-6
+    """Smallest equivalent peak; the anchor itself still goes to zero."""
+    max_lr: LR = 10.0
+    """Largest LR ever set."""
+    max_rise: Annotated[float, Field(gt=1.0)] = 3.0
+    """Largest factor between the equivalent peaks of two successive decisions, upwards."""
+    explode_factor: Annotated[float, Field(gt=1.0)] = 2.0
+    """An epoch whose loss exceeds this multiple of the best so far (and of the initial loss) is rolled back."""
+    backoff: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.5
+    """Factor on all later LRs after a rollback."""
+
+
+class HarvestConfig(_Section):
+    """Many runs, forked at chosen epochs to find which next LR really was best."""
+
+    mixture: Annotated[list[dict[str, Any]], Field(min_length=1)] = [
+        {},
+        {"task.network": "cnn", "task.width": 8},
+        {"task.label_noise": 0.2, "train.batch_size": 64},
+    ]
+    """Tasks to harvest from, each a set of overrides of this recipe (`task.*` and `train.*` keys)."""
+    schedules: Annotated[list[ScheduleName], Field(min_length=1)] = [
+        "constant", "step", "cosine", "linear",
+    ]  # fmt: skip
+    """Schedules of the trunk runs."""
+    initial_lrs: Annotated[list[LR], Field(min_length=1)] = [0.001, 0.01, 0.1, 1.0]
+    """Initial LRs of the trunk runs."""
+    budgets: Annotated[list[PositiveInt], Field(min_length=1)] | None = [6, 12]
+    """Budgets in epochs; null takes train.epochs."""
+    seeds: Annotated[list[Seed], Field(min_length=1)] = [1000, 1001]
+    """Seeds of initialisation, data order and augmentation; keep them apart from compare.seeds."""
+    max_runs: PositiveInt | None = 40
+    """At most this many trunks, drawn evenly from the product of the lists above; null takes all."""
+    fork_fractions: Annotated[list[Fraction], Field(min_length=1)] = [0.0, 0.25, 0.5, 0.75]
+    """Where trunks are forked, as a fraction of the budget; 0 is before training, once per task, budget and seed."""
+    num_candidates: Annotated[int, Field(ge=3, le=64)] = 9
+    """Candidate peak LRs of a fork (K), spaced evenly in log LR."""
+    candidate_span: tuple[
+        Annotated[float, Field(gt=0.0, lt=1.0)], Annotated[float, Field(gt=1.0)]
+    ] = (1 / 16, 16.0)
+    """Smallest and largest candidate as multiples of the probe's reference LR."""
+
+
+class MetaTrainConfig(_Section):
+    """Fitting the meta-learner on the meta-dataset."""
+
+    learners: Annotated[list[LearnerName], Field(min_length=1)] = ["mlp", "lstm"]
+    """Which meta-learners to fit."""
+    label: Literal["branch", "greedy"] = "branch"
+    """`branch`: final loss of each fork; `greedy`: its loss one epoch later (short-sighted, kept to show the cost)."""
+    hidden: Annotated[int, Field(ge=4, le=1024)] = 64
+    """Units of each hidden layer, or of the LSTM's state."""
+    window: PositiveInt = 2
+    """Observations the MLP sees at once; the LSTM sees the whole run."""
+    ensemble: Annotated[int, Field(ge=1, le=32)] = 4
+    """Networks averaged in one controller, alike but for their seeds."""
+    lr: LR = 1e-3
+    """Adam's learning rate."""
+    batch_size: PositiveInt = 32
+    """Forks per meta-training step."""
+    epochs: PositiveInt = 50
+    """Passes over the training forks."""
+    weight_decay: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
+    """Decoupled weight decay (AdamW); 0 is plain Adam."""
+    meta_loss_weight: Annotated[float, Field(ge=0.0, le=10.0)] = 0.1
+    """Weight of the auxiliary head's loss (the final loss to come)."""
+    mask_rate: Fraction = 0.1
+    """Probability of hiding a feature group from a training sample, so that missing ones are survivable."""
+    holdout_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.25
+    """Part of the run groups (task, budget, seed) that is held out for the printed figures."""
+    seed: Seed = 0
+    """Seed of the split, the initialisation and the batches."""
+
+
+class CompareConfig(_Section):
+    """The same network under every method, on paired seeds."""
+
+    methods: Annotated[list[MethodName], Field(min_length=1)] = [
+        "constant", "step", "cosine", "metalr-mlp", "metalr-lstm",
+    ]  # fmt: skip
+    """Who takes part."""
+    initial_lrs: Annotated[list[LR], Field(min_length=1)] | None = [0.001, 0.01, 0.1, 1.0]
+    """Initial LRs of the cells, and the grid on which the baselines are tuned; null takes train.lr."""
+    budgets: Annotated[list[PositiveInt], Field(min_length=1)] | None = None
+    """Budgets of the cells in epochs; null takes train.epochs."""
+    seeds: Annotated[list[Seed], Field(min_length=1)] = [0, 1, 2, 3, 4, 5]
+    """Paired seeds: every method meets the same initialisation and data order."""
+    confidence: Annotated[float, Field(gt=0.5, lt=1.0)] = 0.95
+    """Coverage of the bootstrap intervals."""
+    num_resamples: Annotated[int, Field(ge=100)] = 9999
+    """Bootstrap resamples."""
+
+
+class DataConfig(_Section):
+    """Where the images lie; never part of a run's identity (their digest is)."""
+
+    dir: str | None = None
+    """cifar10: a directory with the Hub's parquet layout; torchvision sets: their root. null: the Hub, or ~/.cache/metalr."""
+    download: bool = True
+    """Whether a missing dataset may be fetched."""
+    label: str | None = None
+    """What reports call the data, where it is not the dataset as published; null takes the dataset's name."""
+
+
+class WandbConfig(_Section):
+    """Weights & Biases, a mirror of the local records."""
+
+    mode: Literal["auto", "online", "offline", "disabled"] = "auto"
+    """`auto`: WANDB_MODE where set, else online with a key, else offline; never asks."""
+    project: Annotated[str, Field(min_length=1)] = "metalr"
+    """W&B project."""
+    entity: str | None = None
+    """W&B user or team; null takes the account's default."""
+    tags: list[str] = []
+    """Tags beside the ones made from dataset, network and stage."""
+
+
+class ExperimentConfig(_Section):
+    """A whole experiment: one recipe file plus overrides."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = "digits"
+    """Names the folders of meta-dataset, controllers and results."""
+    task: TaskConfig = TaskConfig()
+    train: TrainConfig = TrainConfig()
+    control: ControlConfig = ControlConfig()
+    harvest: HarvestConfig = HarvestConfig()
+    meta: MetaTrainConfig = MetaTrainConfig()
+    compare: CompareConfig = CompareConfig()
+    data: DataConfig = DataConfig()
+    wandb: WandbConfig = WandbConfig()
+    workers: Annotated[int, Field(ge=0, le=256)] = 2
+    """Worker processes, one run each at a time; 0 trains in this process."""
+    store: Annotated[str, Field(min_length=1)] = "runs"
+    """Directory of the run records and controllers."""

@@ -1,0 +1,58 @@
+"""The envelope: what no controller may do, whatever it says. Pure functions of state and proposal."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from metalr.config import ControlConfig
+from metalr.control.observation import Observation
+
+__all__ = ["bounded_peak", "has_exploded"]
+
+
+def bounded_peak(
+    proposed: float, previous: float | None, first: float | None, config: ControlConfig
+) -> tuple[float, str]:
+    """The allowed peak nearest to the proposed one, and the name of the bound that moved it ("" if none).
+
+    A proposal that is not a positive finite number holds the previous peak (the lower LR bound where there is none).
+
+    Args:
+        proposed: The controller's peak LR; anything.
+        previous: The peak of the decision before, or None at the first one.
+        first: The first decision's peak, which later ones may leave only by `config.correction_bound`.
+        config: The bounds.
+    """
+    if not (math.isfinite(proposed) and proposed > 0.0):
+        return (previous if previous is not None else config.min_lr), "held: proposal not finite and positive"
+    low, high = config.min_lr, config.max_lr
+    limits = [(low, high, "LR bounds")]
+    if first is not None:
+        limits.append((first / config.correction_bound, first * config.correction_bound, "correction bound"))
+    if previous is not None:
+        limits.append((low, previous * config.max_rise, "rise limit"))
+    peak, reason = proposed, ""
+    for lower, upper, name in limits:
+        clipped = min(max(peak, lower), upper)
+        if clipped != peak:
+            peak, reason = clipped, name
+    return min(max(peak, low), high), reason
+
+
+def has_exploded(trace: Sequence[Observation], now: Observation, config: ControlConfig) -> bool:
+    """Whether the epoch observed in `now` should be undone, given the good observations before it.
+
+    It should where a loss is not finite, or where a loss exceeds `config.explode_factor` times the
+    smallest *and* the first of its kind in `trace`. Without an earlier loss only the first rule applies.
+    """
+    if not now.is_finite:
+        return True
+    for name in ("train_loss", "inner_valid_loss"):
+        present = getattr(now, name)
+        earlier = [getattr(row, name) for row in trace if getattr(row, name) is not None]
+        if present is None or not earlier:
+            continue
+        if present > config.explode_factor * max(min(earlier), earlier[0]):
+            return True
+    return False

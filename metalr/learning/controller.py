@@ -1,0 +1,139 @@
+"""A controller: the frozen ensemble that decides, with a card that says where it comes from.
+
+On disk two files, never a pickle: `<name>.safetensors` (weights) and `<name>.json` (card, with the
+weights' SHA-256).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from metalr.control import FEATURE_NAMES, Prediction
+from metalr.learning.learners import Learner, make_learner
+from metalr.training.artifacts import ArtifactError, read_json, sha256_of_file, write_atomically, write_json
+
+__all__ = ["CARD_VERSION", "LearnedController", "load_controller", "save_controller"]
+
+CARD_VERSION = 1
+
+
+class LearnedController:
+    """An ensemble of learners whose predictions are averaged; see `metalr.control.Controller`."""
+
+    def __init__(self, members: Sequence[Learner], log_offsets: Sequence[float], sha256: str = "unsaved") -> None:
+        self._members = [member.eval() for member in members]
+        self._log_offsets = tuple(log_offsets)
+        self._sha256 = sha256
+
+    @property
+    def sha256(self) -> str:
+        """Identity of the weights: the SHA-256 of the file they were loaded from."""
+        return self._sha256
+
+    @property
+    def log_offsets(self) -> tuple[float, ...]:
+        """The candidates: natural log of peak LR over reference LR, rising."""
+        return self._log_offsets
+
+    def initial_state(self) -> list[float]:
+        """The members' memories, one behind the other."""
+        return torch.cat([member.initial_state() for member in self._members]).tolist()
+
+    @torch.inference_mode()
+    def step(self, state: list[float], features_F: np.ndarray) -> tuple[list[float], Prediction]:
+        """The memories after one more observation, and the members' mean prediction."""
+        features = torch.as_tensor(features_F, dtype=torch.float32)
+        memories: list[Tensor] = []
+        heads: list[Tensor] = []
+        for member, memory in zip(self._members, torch.tensor(state).chunk(len(self._members)), strict=True):
+            new_memory, both = member.step(memory, features)
+            memories.append(new_memory)
+            heads.append(both)
+        mean = torch.stack(heads).mean(dim=0).tolist()
+        return torch.cat(memories).tolist(), Prediction(tuple(mean[:-1]), mean[-1])
+
+
+def save_controller(
+    folder: Path, name: str, members: Sequence[Learner], architecture: Mapping[str, Any], card: Mapping[str, Any]
+) -> Path:
+    """Write weights and card; returns the path of the weights.
+
+    Args:
+        folder: Made where missing.
+        name: File name without ending.
+        members: The trained ensemble.
+        architecture: `learner`, `hidden`, `window`, `log_offsets`: what is needed to build it again.
+        card: Whatever else the reader should know: data, figures, versions.
+    """
+    tensors = {
+        f"{index}.{key}": value.contiguous()
+        for index, member in enumerate(members)
+        for key, value in member.state_dict().items()
+    }
+    path = folder / f"{name}.safetensors"
+    write_atomically(path, safetensors.torch.save(tensors))
+    described = {
+        "card_version": CARD_VERSION,
+        "name": name,
+        "sha256": sha256_of_file(path),
+        "num_members": len(members),
+        "architecture": dict(architecture),
+        "feature_names": list(FEATURE_NAMES),
+        **card,
+    }
+    write_json(path.with_suffix(".json"), described)
+    return path
+
+
+def load_controller(source: str | Path) -> LearnedController:
+    """The controller at a path (its `.safetensors` file), or shipped with the package under a name.
+
+    Raises:
+        ArtifactError: nothing there; weights that are not the card's; a card of another version, or one
+            made for other features.
+    """
+    path = _path_of(source)
+    card = read_json(path.with_suffix(".json"))
+    if card.get("card_version") != CARD_VERSION:
+        raise ArtifactError(f"{path}: card version {card.get('card_version')}, this metalr reads {CARD_VERSION}")
+    if sha256_of_file(path) != card["sha256"]:
+        raise ArtifactError(f"{path}: damaged (its SHA-256 is not the card's); make it again with `metalr train-meta`")
+    if tuple(card["feature_names"]) != FEATURE_NAMES:
+        raise ArtifactError(f"{path}: made for other features than this metalr computes; train it again")
+    return LearnedController(_members(path, card), card["architecture"]["log_offsets"], card["sha256"])
+
+
+def _path_of(source: str | Path) -> Path:
+    path = Path(source)
+    if path.is_file():
+        return path
+    shipped = Path(str(files("metalr.learning"))) / "pretrained"
+    names = sorted(entry.stem for entry in shipped.glob("*.safetensors"))
+    if str(source) in names:
+        return shipped / f"{source}.safetensors"
+    known = f"shipped controllers: {', '.join(names)}" if names else "no controller is shipped with this version"
+    raise ArtifactError(f"no controller at {str(source)!r}: give the path of a .safetensors file ({known})")
+
+
+def _members(path: Path, card: Mapping[str, Any]) -> list[Learner]:
+    tensors = safetensors.torch.load_file(path)
+    shape = card["architecture"]
+    members = []
+    for index in range(card["num_members"]):
+        member = make_learner(
+            shape["learner"], len(FEATURE_NAMES), len(shape["log_offsets"]), shape["hidden"], shape["window"]
+        )
+        prefix = f"{index}."
+        member.load_state_dict(
+            {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+        )
+        members.append(member)
+    return members

@@ -1,0 +1,205 @@
+"""Meta-training: fit an ensemble on the forks, and hold it against the trivial rules on held-out ones.
+
+Legend: E examples, B batch, T observations, F features, K candidates.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from metalr.config import MetaTrainConfig
+from metalr.control import FEATURE_GROUPS, best_offset
+from metalr.learning.controller import LearnedController
+from metalr.learning.examples import Examples, regret_at, split_groups
+from metalr.learning.learners import Learner, make_learner
+
+__all__ = ["Fit", "fit", "held_out_figures"]
+
+OnMetaEpoch = Callable[[dict[str, float]], None]
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A trained ensemble and what it showed."""
+
+    members: list[Learner]
+    history: list[dict[str, float]]
+    """One row per meta-epoch: `epoch`, `train/loss`, `held_out/loss`, means over the members."""
+    held_out: dict[str, float]
+    """Mean final regret in nats on the held-out forks, by decision rule, with `num_forks` and `num_groups`."""
+    wall_time_s: float
+
+
+def fit(
+    examples: Examples, name: str, config: MetaTrainConfig, on_epoch: OnMetaEpoch | None = None
+) -> Fit:
+    """The learner `name` trained on the examples of all groups but the held-out ones.
+
+    The loss is that of the regret head, plus `config.meta_loss_weight` times that of the final-loss head.
+    Same examples, same config: same bits.
+
+    Args:
+        examples: From `make_examples`.
+        name: `mlp` or `lstm`.
+        config: Adam's settings, ensemble, split.
+        on_epoch: Told each row of the history.
+
+    Raises:
+        ValueError: fewer than two run groups, or an unknown learner.
+    """
+    started = time.perf_counter()
+    torch.set_num_threads(1)
+    held_out_E = split_groups(examples.groups_E, config.holdout_fraction, config.seed)
+    inside, outside = examples.subset(~held_out_E), examples.subset(held_out_E)
+    with torch.random.fork_rng(devices=[]):
+        members = [_new_member(inside, name, config, seed) for seed in range(config.ensemble)]
+        history = _train_members(members, inside, outside, config, on_epoch)
+    controller = LearnedController(members, examples.log_offsets_K.tolist())
+    figures = held_out_figures(controller, inside, outside)
+    return Fit(members, history, figures, time.perf_counter() - started)
+
+
+def _new_member(examples: Examples, name: str, config: MetaTrainConfig, index: int) -> Learner:
+    torch.manual_seed(config.seed * 1000 + index)
+    num_features, num_candidates = examples.traces_ETF.shape[2], len(examples.log_offsets_K)
+    member = make_learner(name, num_features, num_candidates, config.hidden, config.window)
+    seen_EF = np.concatenate(
+        [trace[: end + 1] for trace, end in zip(examples.traces_ETF, examples.positions_E, strict=True)]
+    )
+    present = ~np.isnan(seen_EF)
+    count = np.maximum(present.sum(axis=0), 1)
+    mean = np.where(present, seen_EF, 0.0).sum(axis=0) / count
+    sd = np.sqrt(np.where(present, (seen_EF - mean) ** 2, 0.0).sum(axis=0) / count)
+    member.mean_F.copy_(torch.as_tensor(mean))
+    member.sd_F.copy_(torch.as_tensor(np.where(sd > 1e-6, sd, 1.0)))
+    return member
+
+
+def _train_members(
+    members: list[Learner],
+    inside: Examples,
+    outside: Examples,
+    config: MetaTrainConfig,
+    on_epoch: OnMetaEpoch | None,
+) -> list[dict[str, float]]:
+    history: list[dict[str, float]] = []
+    optimizers = [
+        torch.optim.AdamW(member.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+        for member in members
+    ]
+    generator = torch.Generator().manual_seed(config.seed)
+    for epoch in range(1, config.epochs + 1):
+        losses = [
+            _train_epoch(member, optimizer, inside, config, generator)
+            for member, optimizer in zip(members, optimizers, strict=True)
+        ]
+        with torch.no_grad():
+            outer = [float(_loss(member, *_tensors(outside, config), config)) for member in members]
+        row = {
+            "epoch": float(epoch),
+            "train/loss": float(np.mean(losses)),
+            "held_out/loss": float(np.mean(outer)),
+        }
+        history.append(row)
+        if on_epoch:
+            on_epoch(row)
+    return history
+
+
+def _train_epoch(
+    member: Learner,
+    optimizer: torch.optim.Optimizer,
+    examples: Examples,
+    config: MetaTrainConfig,
+    generator: torch.Generator,
+) -> float:
+    losses = []
+    order_E = torch.randperm(len(examples), generator=generator)
+    for indices_B in order_E.split(config.batch_size):
+        traces, positions, targets, finals = _tensors(examples.subset(indices_B.numpy()), config)
+        traces = _with_groups_hidden(traces, config.mask_rate, generator)
+        loss = _loss(member, traces, positions, targets, finals, config)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        losses.append(float(loss.detach()) * len(indices_B))
+    return sum(losses) / len(examples)
+
+
+def _tensors(examples: Examples, config: MetaTrainConfig) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    length = int(examples.positions_E.max()) + 1
+    return (
+        torch.as_tensor(examples.traces_ETF[:, :length], dtype=torch.float32),
+        torch.as_tensor(examples.positions_E),
+        torch.as_tensor(examples.log_targets_EK(config.label), dtype=torch.float32),
+        torch.as_tensor(examples.log_best_loss_E, dtype=torch.float32),
+    )
+
+
+def _with_groups_hidden(traces_BTF: Tensor, rate: float, generator: torch.Generator) -> Tensor:
+    """The traces with whole feature groups missing at random, alike along a trace."""
+    hidden_BF = torch.zeros(traces_BTF.shape[0], traces_BTF.shape[2], dtype=torch.bool)
+    for positions in FEATURE_GROUPS.values():
+        drawn_B = torch.rand(traces_BTF.shape[0], generator=generator) < rate
+        hidden_BF[:, list(positions)] = drawn_B[:, None]
+    return traces_BTF.masked_fill(hidden_BF[:, None, :], float("nan"))
+
+
+def _loss(
+    member: Learner,
+    traces_BTF: Tensor,
+    positions_B: Tensor,
+    targets_BK: Tensor,
+    finals_B: Tensor,
+    config: MetaTrainConfig,
+) -> Tensor:
+    heads_BTK = member(traces_BTF)
+    heads_BK = heads_BTK[torch.arange(len(positions_B)), positions_B]
+    decision = functional.smooth_l1_loss(heads_BK[:, :-1], targets_BK)
+    auxiliary = functional.smooth_l1_loss(heads_BK[:, -1], finals_B)
+    return decision + config.meta_loss_weight * auxiliary
+
+
+def decided_log_peaks(controller: LearnedController, examples: Examples) -> np.ndarray:
+    """The log peak LR (E,) the controller chooses at each fork, fed its trace step by step as in a live run."""
+    chosen = []
+    for trace_TF, end, log_reference in zip(
+        examples.traces_ETF, examples.positions_E, examples.log_reference_E, strict=True
+    ):
+        state = controller.initial_state()
+        for features_F in trace_TF[: end + 1]:
+            state, prediction = controller.step(state, features_F)
+        chosen.append(log_reference + best_offset(controller.log_offsets, prediction.log_regrets))
+    return np.array(chosen)
+
+
+def held_out_figures(controller: LearnedController, inside: Examples, outside: Examples) -> dict[str, float]:
+    """Mean final regret in nats on `outside` of each decision rule; rules with a constant fit it on `inside`.
+
+    `learned`; `keep` (the LR the run had); `best_fixed_lr` (one peak for all); `best_fixed_multiple` (one
+    multiple of the probe's reference for all); `greedy_label` (the best LR of the next epoch, followed
+    exactly); `best_candidate` is zero by definition and left out.
+    """
+    grid = np.log(np.geomspace(1e-4, 10.0, 51))
+    fixed = min(grid, key=lambda peak: regret_at(inside, np.full(len(inside), peak)).mean())
+    multiple = min(inside.log_offsets_K, key=lambda m: regret_at(inside, inside.log_reference_E + m).mean())
+    greedy = outside.log_offsets_K[outside.next_regrets_EK.argmin(axis=1)]
+    log_peaks = {
+        "learned": decided_log_peaks(controller, outside),
+        "keep": outside.log_current_E,
+        "best_fixed_lr": np.full(len(outside), fixed),
+        "best_fixed_multiple": outside.log_reference_E + multiple,
+        "greedy_label": outside.log_reference_E + greedy,
+    }
+    figures = {rule: float(regret_at(outside, chosen).mean()) for rule, chosen in log_peaks.items()}
+    return figures | {
+        "num_forks": float(len(outside)),
+        "num_groups": float(len(np.unique(outside.groups_E))),
+    }

@@ -1,0 +1,333 @@
+"""The verbs of the command line: each does its stage, and whatever is missing before it.
+
+    metadataset -> train_meta -> compare -> report        train: one run by itself
+
+What is done already is found by content (run ids, digests), never by time stamps, and not done again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+
+from metalr.comparison import plan_runs, write_report
+from metalr.config import ConfigError, ExperimentConfig, short_hash
+from metalr.config.models import MethodName
+from metalr.control import FEATURE_NAMES
+from metalr.display import Display, format_duration
+from metalr.harvest.execution import InlineExecutor, WorkerExecutor
+from metalr.harvest.meta_dataset import MetaDataset, build_meta_dataset, load_meta_dataset, save_meta_dataset
+from metalr.harvest.plan import epochs_of, estimate_cost, plan_trunks, resolved_device
+from metalr.learning.controller import save_controller
+from metalr.learning.examples import make_examples
+from metalr.learning.fitting import Fit, fit
+from metalr.provenance import git_commit, provenance
+from metalr.tasks import Task, make_task
+from metalr.training import ArtifactError, Job, RunRecord, RunSpec, RunStore, package_versions
+from metalr.training.artifacts import read_json
+from metalr.training.tracking import Tracker, log_run_record, start_tracking
+from metalr.worker import execute
+
+__all__ = ["compare", "metadataset", "report", "train", "train_meta"]
+
+
+@dataclass(frozen=True)
+class _Folders:
+    """Where an experiment's artefacts lie."""
+
+    meta_dataset: Path
+    controllers: Path
+    results: Path
+
+
+def _folders(config: ExperimentConfig) -> _Folders:
+    store = Path(config.store)
+    return _Folders(
+        meta_dataset=Path("meta_data") / config.name,
+        controllers=store / "controllers" / config.name,
+        results=Path("experiments") / "results" / config.name,
+    )
+
+
+def metadataset(config: ExperimentConfig, display: Display) -> Path:
+    """Harvest the runs that are missing and write the meta-dataset; returns its card's path."""
+    folder = _folders(config).meta_dataset
+    specs = plan_trunks(config, partial(_digest, config))
+    settings = {
+        "recipe": config.name,
+        "harvest": config.harvest.model_dump(mode="json"),
+        "control": config.control.model_dump(mode="json"),
+        "plan": short_hash(sorted(spec.run_id for spec in specs)),
+    }
+    card = folder / "card.json"
+    if card.is_file() and read_json(card).get("settings") == settings:
+        display.announce(f"Meta-dataset: {len(specs)} runs, there already: {folder}")
+        return card
+    tracker = _tracker(config, "metadataset")
+    store = RunStore(config.store)
+
+    def log_finished(job: Job) -> None:
+        log_run_record(tracker, store.load(job.spec.run_id), f"trunk/{job.spec.method}")
+
+    _run_all(config, specs, {}, display, "Harvest", log_finished)
+    dataset = build_meta_dataset([store.load(spec.run_id) for spec in specs], FEATURE_NAMES, settings)
+    card = save_meta_dataset(dataset, folder)
+    files = [path for path in folder.iterdir() if path.suffix in {".parquet", ".json"}]
+    tracker.log_artifact(f"meta-dataset-{config.name}", "dataset", files, dataset.card["counts"])
+    tracker.finish()
+    display.announce(f"Meta-dataset: {_counts(dataset)}: {folder}")
+    return card
+
+
+def train_meta(config: ExperimentConfig, display: Display) -> list[Path]:
+    """Fit the recipe's learners on its meta-dataset; returns the paths of their weights."""
+    metadataset(config, display)
+    folders = _folders(config)
+    dataset = load_meta_dataset(folders.meta_dataset)
+    made_from = {"meta_dataset_digest": dataset.card["digest"], "meta": config.meta.model_dump(mode="json")}
+    paths = {name: folders.controllers / f"{name}.safetensors" for name in config.meta.learners}
+    missing = [name for name, path in paths.items() if not _is_made_from(path, made_from)]
+    for name in paths:
+        if name not in missing:
+            display.announce(f"Controller {name}: there already: {paths[name]}")
+    if missing:
+        examples = make_examples(dataset)
+        tracker = _tracker(config, "train-meta")
+        tracker.use_artifact(f"meta-dataset-{config.name}", "dataset")
+        for name in missing:
+            with display.track(f"Meta-train {name}", total=config.meta.epochs) as progress:
+
+                def on_epoch(row: dict[str, float], name: str = name) -> None:
+                    progress.advance(note=f"held-out loss {row['held_out/loss']:.3f}")  # noqa: B023
+                    tracker.log({key if key == "epoch" else f"{name}/{key}": v for key, v in row.items()})
+
+                result = fit(examples, name, config.meta, on_epoch)
+            architecture = {
+                "learner": name,
+                "hidden": config.meta.hidden,
+                "window": config.meta.window,
+                "log_offsets": examples.log_offsets_K.tolist(),
+            }
+            card = made_from | {
+                "recipe": config.name,
+                "held_out": result.held_out,
+                "history": result.history,
+                "wall_time_s": round(result.wall_time_s, 3),
+                "commit": git_commit(),
+                "versions": package_versions(),
+            }
+            path = save_controller(folders.controllers, name, result.members, architecture, card)
+            tracker.log_artifact(f"controller-{config.name}-{name}", "model", [path, path.with_suffix(".json")], card)
+            _show_figures(display, name, result)
+        tracker.finish()
+    return list(paths.values())
+
+
+def compare(config: ExperimentConfig, display: Display) -> Path:
+    """Run every method of the recipe on every cell and seed, and write the report; returns its path."""
+    controllers = _controllers(config, display)
+    specs = _comparison_specs(config, controllers)
+    tracker = _tracker(config, "compare")
+    for name in controllers:
+        tracker.use_artifact(f"controller-{config.name}-{name}", "model")
+    store = RunStore(config.store)
+
+    def log_finished(job: Job) -> None:
+        log_run_record(tracker, store.load(job.spec.run_id), job.spec.method)
+
+    _run_all(config, specs, controllers, display, "Compare", log_finished)
+    return _write_report(config, specs, display, tracker)
+
+
+def report(config: ExperimentConfig, display: Display) -> Path:
+    """Write the report again from finished runs, training nothing; returns its path.
+
+    Raises ArtifactError where a run of the comparison is not finished.
+    """
+    folder = _folders(config).controllers
+    learners = _needed_learners(config)
+    missing = [name for name in learners if not (folder / f"{name}.safetensors").is_file()]
+    if missing:
+        raise ArtifactError(f"{folder}: no controller {', '.join(missing)}; run `metalr compare` first")
+    specs = _comparison_specs(config, {name: folder / f"{name}.safetensors" for name in learners})
+    unfinished = [spec for spec in specs if not RunStore(config.store).is_finished(spec.run_id)]
+    if unfinished:
+        raise ArtifactError(
+            f"{len(unfinished)} of {len(specs)} runs of this comparison are not finished in {config.store!r}; "
+            "run `metalr compare` with the same recipe to finish them"
+        )
+    return _write_report(config, specs, display, None)
+
+
+def train(config: ExperimentConfig, method: str, display: Display) -> Path:
+    """Train one network under one method, with the recipe's first comparison seed; returns its run directory.
+
+    Raises ConfigError on an unknown method.
+    """
+    known = get_args(MethodName)
+    if method not in known:
+        raise ConfigError([f"method={method!r}: not one of {', '.join(known)}"])
+    compared = config.compare.model_copy(
+        update={"methods": [method], "seeds": config.compare.seeds[:1], "budgets": None, "initial_lrs": None}
+    )
+    single = config.model_copy(update={"compare": compared, "workers": 0})
+    controllers = _controllers(single, display)
+    (spec,) = _comparison_specs(single, controllers)
+    tracker = _tracker(config, "train", spec)
+    _run_all(single, [spec], controllers, display, f"Train {method}", lambda job: None)
+    record = RunStore(config.store).load(spec.run_id)
+    log_run_record(tracker, record, "")
+    tracker.finish()
+    rows = [[key, f"{value:.4f}"] for key, value in record.result["final"].items() if value is not None]
+    display.table(f"{method}, {config.train.epochs} epochs from LR {config.train.lr:g}", ["metric", "final"], rows)
+    if record.diverged:
+        display.announce(f"The run diverged in epoch {record.result['diverged_epoch']}.")
+    return RunStore(config.store).run_dir(spec.run_id)
+
+
+def _task(config: ExperimentConfig, spec: RunSpec) -> Task:
+    return make_task(spec.task, config.data, torch.device(spec.train.device))
+
+
+def _digest(config: ExperimentConfig, recipe: ExperimentConfig) -> str:
+    device = torch.device(resolved_device(recipe.train.device))
+    return make_task(recipe.task, config.data, device).digest
+
+
+def _needed_learners(config: ExperimentConfig) -> list[str]:
+    prefix = "metalr-"
+    return [method.removeprefix(prefix) for method in config.compare.methods if method.startswith(prefix)]
+
+
+def _controllers(config: ExperimentConfig, display: Display) -> dict[str, Path]:
+    """The controllers the comparison needs, made where missing: learner name -> path of the weights."""
+    learners = _needed_learners(config)
+    if not learners:
+        return {}
+    trained = config.meta.model_copy(update={"learners": sorted({*config.meta.learners, *learners})})
+    paths = train_meta(config.model_copy(update={"meta": trained}), display)
+    return {path.stem: path for path in paths if path.stem in learners}
+
+
+def _comparison_specs(config: ExperimentConfig, controllers: dict[str, Path]) -> list[RunSpec]:
+    hashes = {name: read_json(path.with_suffix(".json"))["sha256"] for name, path in controllers.items()}
+    device = resolved_device(config.train.device)
+    return plan_runs(config, _digest(config, config), device, hashes)
+
+
+def _run_all(
+    config: ExperimentConfig,
+    specs: Sequence[RunSpec],
+    controllers: dict[str, Path],
+    display: Display,
+    title: str,
+    on_done: Any,
+) -> None:
+    """Bring every run to its committed result, showing what it will cost and how far it is."""
+    store = RunStore(config.store)
+    todo = [spec for spec in specs if not store.is_finished(spec.run_id)]
+    if not todo:
+        display.announce(f"{title}: all {len(specs)} runs are there already")
+        return
+    estimate = estimate_cost(todo, partial(_task, config), config.workers or 1)
+    display.announce(
+        f"{title}: {len(todo)} of {len(specs)} runs to train, {estimate.num_epochs:,} epochs, "
+        f"about {format_duration(estimate.wall_time_s)} on {todo[0].train.device} "
+        f"with {config.workers or 1} worker{'s' if config.workers > 1 else ''}"
+    )
+    total = sum(epochs_of(spec) for spec in specs)
+    with display.track(title, total=total, done=total - estimate.num_epochs) as progress:
+
+        def finished(job: Job) -> None:
+            spec = job.spec
+            progress.advance(0, f"done: {spec.method}, lr {spec.train.lr:g}, seed {spec.seed}")
+            on_done(job)
+
+        jobs = [_job(config, spec, controllers) for spec in todo]
+        if config.workers == 0:
+            InlineExecutor(lambda job: execute(job.model_dump_json(), progress.advance)).run(jobs, finished)
+            return
+        with WorkerExecutor(config.workers, on_epochs=progress.advance) as executor:
+            executor.run(jobs, finished)
+
+
+def _job(config: ExperimentConfig, spec: RunSpec, controllers: dict[str, Path]) -> Job:
+    controller = controllers.get(spec.method.removeprefix("metalr-"))
+    return Job(
+        spec=spec,
+        store=config.store,
+        data_dir=config.data.dir,
+        download=config.data.download,
+        controller=str(controller) if controller else None,
+    )
+
+
+def _is_made_from(path: Path, made_from: dict[str, Any]) -> bool:
+    card = path.with_suffix(".json")
+    if not path.is_file() or not card.is_file():
+        return False
+    found = read_json(card)
+    wanted = made_from | {"meta": _without_learners(made_from["meta"])}
+    return found.get("meta_dataset_digest") == wanted["meta_dataset_digest"] and (
+        _without_learners(found.get("meta", {})) == wanted["meta"]
+    )
+
+
+def _without_learners(meta: dict[str, Any]) -> dict[str, Any]:
+    """Which other learners were trained does not change this one."""
+    return {key: value for key, value in meta.items() if key != "learners"}
+
+
+def _counts(dataset: MetaDataset) -> str:
+    counts = dataset.card["counts"]
+    return f"{counts['runs']} runs, {counts['forks']} forks, {counts['candidates']} labelled candidates"
+
+
+def _show_figures(display: Display, name: str, result: Fit) -> None:
+    figures = dict(result.held_out)
+    forks, groups = int(figures.pop("num_forks")), int(figures.pop("num_groups"))
+    rows = [[rule.replace("_", " "), f"{regret:.4f}"] for rule, regret in figures.items()]
+    title = f"{name}: mean extra final loss (nats) on {forks} held-out forks of {groups} run groups"
+    display.table(title, ["decision rule", "regret"], rows)
+
+
+def _write_report(
+    config: ExperimentConfig, specs: Sequence[RunSpec], display: Display, tracker: Tracker | None
+) -> Path:
+    folders, store = _folders(config), RunStore(config.store)
+    records: list[RunRecord] = [store.load(spec.run_id) for spec in specs]
+    facts = provenance(config, specs[0], folders.meta_dataset, folders.controllers)
+    path = write_report(records, config, facts, folders.results)
+    if tracker is not None:
+        summary = read_json(folders.results / "summary.json")
+        columns = ["method", "mean_test_accuracy_pct", "mean_regret_pp", "sensitivity_pp", "overhead_pct"]
+        rows = [[name, *(row.get(key) for key in columns[1:])] for name, row in summary["overall"].items()]
+        tracker.log_table("comparison", columns, rows)
+        tracker.log_artifact(
+            f"comparison-{config.name}", "report", [path, folders.results / "summary.json"], {"runs": len(records)}
+        )
+        tracker.finish()
+    display.announce(f"Report: {path}")
+    return path
+
+
+def _tracker(config: ExperimentConfig, job_type: str, spec: RunSpec | None = None) -> Tracker:
+    settings = config.model_dump(mode="json", exclude={"data", "wandb", "store"})
+    tags = [config.task.dataset, config.task.network, job_type]
+    return start_tracking(
+        config.wandb,
+        name=f"{config.name}/{spec.method}/seed{spec.seed}" if spec else f"{config.name}/{job_type}",
+        job_type=job_type,
+        group=f"{config.name}-{short_hash(settings)[:8]}",
+        tags=tags,
+        run_config=settings | {"commit": git_commit(), "versions": package_versions()},
+        folder=Path(config.store),
+        run_id=spec.run_id if spec else None,
+    )
+
+

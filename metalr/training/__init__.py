@@ -1,0 +1,26 @@
+"""One run: the only training loop, checkpoints, records, and the dashboard's mirror.
+
+Reading order: `records` (what a run is and leaves), `loop` (an epoch), `run` (from spec to committed
+result), `checkpoint` (going on after a kill), `artifacts` (files), `tracking` (W&B).
+"""
+
+from metalr.training.artifacts import ArtifactError
+from metalr.training.loop import Training, evaluate, make_optimizer, train_epoch
+from metalr.training.records import ForkPlan, Job, RunRecord, RunSpec, RunStore
+from metalr.training.run import LiveRun, package_versions, train_run
+
+__all__ = [
+    "ArtifactError",
+    "ForkPlan",
+    "Job",
+    "LiveRun",
+    "RunRecord",
+    "RunSpec",
+    "RunStore",
+    "Training",
+    "evaluate",
+    "make_optimizer",
+    "package_versions",
+    "train_epoch",
+    "train_run",
+]

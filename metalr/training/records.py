@@ -1,0 +1,137 @@
+"""What a run is (`RunSpec`), what it left behind (`RunRecord`), and where it lies (`RunStore`).
+
+    runs/<run_id>/spec.json       every setting that can change the result
+                  metrics.jsonl   one line an epoch, append-only
+                  forks.jsonl     one line a fork candidate (harvest only)
+                  ckpt-<epoch>.pt to go on after a kill
+                  result.json     written last and atomically: its presence means "finished"
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from metalr.config import ControlConfig, TaskConfig, TrainConfig, run_id
+from metalr.config.models import MethodName, Seed
+from metalr.training.artifacts import ArtifactError, read_json, read_json_lines, write_json
+
+__all__ = ["SCHEMA_VERSION", "ForkPlan", "Job", "RunRecord", "RunSpec", "RunStore"]
+
+SCHEMA_VERSION = 1
+"""Raised whenever the same settings would give another result, or another layout of the records."""
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class ForkPlan(_Frozen):
+    """Where a trunk is forked, and into what."""
+
+    epochs: list[int]
+    """Epochs completed before each fork; 0 is before training."""
+    peak_factors: list[float]
+    """Candidate equivalent peaks as multiples of the probe's reference LR."""
+
+
+class RunSpec(_Frozen):
+    """Every setting that can change a run's result, and nothing else: its hash is the run's id."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    task: TaskConfig
+    train: TrainConfig
+    """`train.epochs` is the budget, `train.lr` the initial LR, `train.device` a resolved `cpu` or `cuda`."""
+    method: MethodName
+    control: ControlConfig | None = None
+    """Present where the run probes: under a controller, and as a trunk of the harvest."""
+    controller_sha256: str | None = None
+    """The frozen controller of a `metalr-*` method."""
+    forks: ForkPlan | None = None
+    seed: Seed
+    data_digest: str
+    """SHA-256 over the splits' images and labels."""
+    evaluate_test: bool = False
+    """Whether `test` is read, once, after the last epoch."""
+
+    @property
+    def run_id(self) -> str:
+        """16 hexadecimal digits."""
+        return run_id(self)
+
+
+class Job(_Frozen):
+    """A run to do, with what cannot change its result: where things lie."""
+
+    spec: RunSpec
+    store: str
+    """Directory of the run records."""
+    data_dir: str | None = None
+    download: bool = True
+    controller: str | None = None
+    """Path of the controller (its `.safetensors` file)."""
+    checkpoint_interval_s: Annotated[float, Field(ge=0.0)] = 10.0
+    """Least time between two checkpoints; 0 writes one every epoch."""
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """A finished run, as read back from the store.
+
+    `result` holds `status` (`done` or `diverged`), `diverged_epoch`, `final` (`split/metric` -> value;
+    empty when diverged), `timing` (`train_s`, `eval_s`, `control_s`, `wall_s`), `num_samples`
+    (training images seen), `versions`, `device`.
+    """
+
+    run_id: str
+    spec: RunSpec
+    rows: list[dict[str, Any]]
+    """One per epoch in order. `epoch` counts completed epochs: row 0 is before training (`probe`, `observation`);
+    the others hold `lr` (mean over the epoch's steps), `split/metric` values, `time/*_s`, `observation`, `decision`."""
+    forks: list[dict[str, Any]]
+    """One per candidate: `epoch`, `candidate`, `peak_lr`, `next_loss`, `final_loss` (null when diverged)."""
+    result: dict[str, Any]
+
+    @property
+    def diverged(self) -> bool:
+        """Whether the loss stopped being finite and stayed so."""
+        return bool(self.result["status"] == "diverged")
+
+    @property
+    def epochs(self) -> list[dict[str, Any]]:
+        """The rows of trained epochs, without the one before training."""
+        return [row for row in self.rows if row["epoch"] > 0]
+
+
+class RunStore:
+    """The directory of run records: content-addressed, written by one run at a time, read by all."""
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root)
+
+    def run_dir(self, identity: str) -> Path:
+        """Where the run lies."""
+        return self.root / identity
+
+    def is_finished(self, identity: str) -> bool:
+        """Whether the run's commit mark is there."""
+        return (self.run_dir(identity) / "result.json").is_file()
+
+    def commit(self, identity: str, result: dict[str, Any]) -> None:
+        """Mark the run finished, atomically."""
+        write_json(self.run_dir(identity) / "result.json", result)
+
+    def load(self, identity: str) -> RunRecord:
+        """A finished run. Raises ArtifactError where it is unfinished, damaged, or of another version."""
+        folder = self.run_dir(identity)
+        result = read_json(folder / "result.json")
+        try:
+            spec = RunSpec.model_validate(read_json(folder / "spec.json"))
+        except ValueError as error:
+            raise ArtifactError(f"{folder / 'spec.json'}: {error}") from None
+        rows = read_json_lines(folder / "metrics.jsonl")
+        forks = read_json_lines(folder / "forks.jsonl")
+        return RunRecord(identity, spec, rows, forks, result)

@@ -1,0 +1,80 @@
+"""Doing one job: the entry point that every executor runs, in this process or in another.
+
+``python -m metalr.worker`` is a kept-alive worker: one job as a line of JSON on standard input, one
+event as a line of JSON on standard output, until the input closes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TextIO
+
+__all__ = ["execute", "serve"]
+
+
+def execute(job_json: str, on_epochs: Callable[[int], None] | None = None) -> None:
+    """Do the job, a `metalr.training.Job` as JSON, to its committed result; nothing where it is committed.
+
+    Args:
+        job_json: The job.
+        on_epochs: Told the number of epochs just trained.
+
+    Raises:
+        ValueError: the job, its data or its controller are not what its spec says.
+    """
+    import torch
+
+    from metalr.config import DataConfig
+    from metalr.harvest.branching import run_trunk
+    from metalr.learning.controller import load_controller
+    from metalr.tasks import make_task
+    from metalr.training import Job, LiveRun, train_run
+
+    job = Job.model_validate_json(job_json)
+    device = torch.device(job.spec.train.device)
+    task = make_task(job.spec.task, DataConfig(dir=job.data_dir, download=job.download), device)
+    if job.spec.forks is not None:
+        run_trunk(job, task, on_epochs)
+        return
+
+    def on_epoch(live: LiveRun) -> None:
+        if on_epochs is not None and live.training.epoch > 0:
+            on_epochs(1)
+
+    controller = load_controller(Path(job.controller)) if job.controller else None
+    train_run(job, task, controller, on_epoch)
+
+
+def serve(lines: TextIO, events: TextIO) -> None:
+    """Do the jobs that arrive as lines until there are no more; answer each with events."""
+
+    def tell(event: str, **values: Any) -> None:
+        events.write(json.dumps({"event": event, **values}) + "\n")
+        events.flush()
+
+    for line in lines:
+        run_id = ""
+        try:
+            from metalr.training import Job
+
+            run_id = Job.model_validate_json(line).spec.run_id
+            execute(line, lambda epochs, run_id=run_id: tell("epoch", run_id=run_id, epochs=epochs))  # type: ignore[misc]
+        except (ValueError, OSError) as error:
+            tell("failed", run_id=run_id, error=" ".join(str(error).split()), retry=False)
+        else:
+            tell("done", run_id=run_id)
+
+
+def main() -> None:
+    """Serve on standard input and output; whatever else prints goes to standard error."""
+    events = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    serve(sys.stdin, events)
+
+
+if __name__ == "__main__":
+    main()

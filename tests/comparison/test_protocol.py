@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import pytest
+
+from metalr.comparison import Cell, cell_of, plan_runs
+from metalr.config import ExperimentConfig, TaskConfig
+
+
+def plan_config() -> ExperimentConfig:
+    return ExperimentConfig.model_validate(
+        {
+            "task": {"dataset": "cifar10", "image_size": 16, "network": "resnet18", "width": 8},
+            "compare": {
+                "methods": ["cosine", "metalr-mlp"],
+                "initial_lrs": [0.01, 0.1, 0.01],
+                "budgets": [4, 8],
+                "seeds": [0, 1, 2],
+            },
+        }
+    )
+
+
+def test_every_cell_method_and_seed_once() -> None:
+    config = plan_config()
+    specs = plan_runs(config, "digest", "cpu", {"mlp": "a" * 64})
+    assert len(specs) == 2 * 2 * 2 * 3
+    assert len({spec.run_id for spec in specs}) == len(specs)
+    wanted = {
+        (budget, lr, method, seed)
+        for budget in (4, 8)
+        for lr in (0.01, 0.1)
+        for method in ("cosine", "metalr-mlp")
+        for seed in (0, 1, 2)
+    }
+    assert {(s.train.epochs, s.train.lr, s.method, s.seed) for s in specs} == wanted
+    assert all(s.evaluate_test and s.train.device == "cpu" and s.data_digest == "digest" for s in specs)
+
+
+def test_only_controlled_runs_carry_control() -> None:
+    config = plan_config()
+    for spec in plan_runs(config, "digest", "cuda", {"mlp": "a" * 64}):
+        controlled = spec.method == "metalr-mlp"
+        assert spec.control == (config.control if controlled else None)
+        assert spec.controller_sha256 == ("a" * 64 if controlled else None)
+
+
+def test_a_baseline_does_not_depend_on_the_controller() -> None:
+    config = plan_config()
+    ids = [
+        [s.run_id for s in plan_runs(config, "digest", "cpu", {"mlp": sha}) if s.method == "cosine"]
+        for sha in ("a" * 64, "c" * 64)
+    ]
+    assert ids[0] == ids[1]
+
+
+def test_missing_controller_and_unresolved_device_are_named() -> None:
+    with pytest.raises(ValueError, match=r"metalr-mlp needs a controller of learner 'mlp'.*lstm"):
+        plan_runs(plan_config(), "digest", "cpu", {"lstm": "a" * 64})
+    with pytest.raises(ValueError, match="device='auto'"):
+        plan_runs(plan_config(), "digest", "auto", {"mlp": "a" * 64})
+
+
+def test_null_lists_fall_back_to_the_train_section() -> None:
+    config = ExperimentConfig.model_validate(
+        {
+            "train": {"epochs": 7, "lr": 0.02},
+            "compare": {"initial_lrs": None, "methods": ["step"], "seeds": [3]},
+        }
+    )
+    (spec,) = plan_runs(config, "digest", "cpu", {})
+    assert cell_of(spec) == Cell("digits mlp w32", 7, 0.02)
+
+
+def test_cell_label() -> None:
+    specs = plan_runs(plan_config(), "digest", "cpu", {"mlp": "a" * 64})
+    assert cell_of(specs[0]) == Cell("cifar10 16px resnet18 w8", 4, 0.01)
+    noisy = specs[0].model_copy(update={"task": TaskConfig(label_noise=0.2)})
+    assert cell_of(noisy).task == "digits mlp w32 noise 0.2"

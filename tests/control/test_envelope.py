@@ -1,0 +1,66 @@
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from metalr.config import ControlConfig
+from metalr.control.envelope import bounded_peak, has_exploded
+from metalr.control.observation import Observation
+
+CONFIG = ControlConfig(min_lr=1e-4, max_lr=2.0, correction_bound=4.0, max_rise=3.0)
+
+
+@pytest.mark.parametrize(
+    ("proposed", "previous", "first", "peak", "reason"),
+    [
+        (0.1, None, None, 0.1, ""),
+        (5.0, None, None, 2.0, "LR bounds"),
+        (0.5, 0.1, 0.1, 0.3, "rise limit"),
+        (0.5, 0.4, 0.1, 0.4, "correction bound"),
+        (0.001, 0.1, 0.1, 0.025, "correction bound"),
+        (math.nan, 0.2, 0.1, 0.2, "held: proposal not finite and positive"),
+        (-1.0, None, None, 1e-4, "held: proposal not finite and positive"),
+    ],
+)
+def test_bounds_by_hand(
+    proposed: float, previous: float | None, first: float | None, peak: float, reason: str
+) -> None:
+    assert bounded_peak(proposed, previous, first, CONFIG) == (pytest.approx(peak), reason)
+
+
+@given(
+    proposed=st.floats(allow_nan=True, allow_infinity=True),
+    previous=st.one_of(st.none(), st.floats(1e-4, 2.0)),
+    first=st.one_of(st.none(), st.floats(1e-4, 2.0)),
+)
+def test_whatever_is_proposed_the_peak_is_within_the_lr_bounds(
+    proposed: float, previous: float | None, first: float | None
+) -> None:
+    peak, _ = bounded_peak(proposed, previous, first, CONFIG)
+    assert CONFIG.min_lr <= peak <= CONFIG.max_lr
+    assert previous is None or peak <= previous * CONFIG.max_rise * (1 + 1e-12)
+
+
+def seen(epoch: int, loss: float | None, *, is_finite: bool = True) -> Observation:
+    return Observation(epoch=epoch, train_loss=loss, is_finite=is_finite)
+
+
+@pytest.mark.parametrize(
+    ("losses", "now", "exploded"),
+    [
+        ([2.3], 2.2, False),
+        ([2.3], 4.7, True),
+        ([2.3, 0.2], 0.9, False),  # worse than the best, but not than the start: no explosion
+        ([2.3, 0.2], 4.7, True),
+        ([], 1e9, False),
+    ],
+)
+def test_explosions_by_hand(losses: list[float], now: float, exploded: bool) -> None:
+    trace = [seen(epoch, loss) for epoch, loss in enumerate(losses)]
+    assert has_exploded(trace, seen(9, now), CONFIG) is exploded
+
+
+def test_a_loss_that_is_not_finite_has_always_exploded() -> None:
+    assert has_exploded([], seen(1, None, is_finite=False), CONFIG)
+    assert not has_exploded([], seen(1, None), CONFIG)

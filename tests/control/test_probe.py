@@ -1,0 +1,100 @@
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from metalr.config import ProbeConfig
+from metalr.control.probe import ProbeCurve, lr_range_test
+
+
+def quadratic(curvature: float) -> tuple[nn.Module, torch.optim.Optimizer]:
+    """loss = curvature / 2 * w^2 from w = 1: plain gradient descent diverges above lr = 2 / curvature."""
+    model = nn.Linear(1, 1, bias=False)
+    nn.init.constant_(model.weight, 1.0)
+    return model, torch.optim.SGD(model.parameters(), lr=0.5)
+
+
+def probe_of(curvature: float, config: ProbeConfig | None = None) -> ProbeCurve:
+    model, optimizer = quadratic(curvature)
+    return lr_range_test(
+        model, optimizer, lambda step: curvature / 2 * model.weight.square().sum(), config or ProbeConfig()
+    )
+
+
+def test_the_curve_against_the_closed_form() -> None:
+    config = ProbeConfig(num_steps=9, min_lr=1e-4, max_lr=1.0)
+    curve = probe_of(1.0, config)
+    lrs = [10 ** (-4 + step / 2) for step in range(9)]
+    weight, losses = 1.0, []
+    for lr in lrs:
+        weight *= 1 - lr
+        losses.append(weight**2 / 2)
+    assert curve.lrs == pytest.approx(lrs, rel=1e-9)
+    assert curve.losses == pytest.approx(losses, rel=1e-5, abs=1e-12)
+    assert curve.initial_loss == 0.5
+    assert not curve.exploded
+    assert curve.num_steps == 9
+
+
+def test_the_ramp_stops_at_the_explosion_and_leaves_it_out() -> None:
+    curve = probe_of(100.0, ProbeConfig(num_steps=60, max_lr=1000.0))
+    assert curve.exploded
+    assert curve.lrs[-1] > 2 / 100
+    assert max(curve.losses) <= 4.0 * curve.initial_loss
+    assert curve.num_steps < 60
+
+
+@pytest.mark.parametrize("curvature", [1.0, 10.0, 100.0])
+def test_the_reference_lr_scales_with_the_inverse_curvature(curvature: float) -> None:
+    reference = probe_of(curvature, ProbeConfig(num_steps=60, max_lr=100.0)).reference_lr
+    assert 0.1 < reference * curvature < 2.0
+
+
+def test_everything_is_put_back_bit_for_bit() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.Linear(8, 3))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    images, labels = torch.randn(16, 4), torch.randint(3, (16,))
+
+    def loss_of_step(step: int) -> torch.Tensor:
+        return nn.functional.cross_entropy(model(images), labels)
+
+    for _ in range(3):  # momentum and batch-norm statistics are not at their start
+        optimizer.zero_grad()
+        loss_of_step(0).backward()
+        optimizer.step()
+    optimizer.zero_grad()
+    weights = {name: value.clone() for name, value in model.state_dict().items()}
+    momenta = [optimizer.state[p]["momentum_buffer"].clone() for p in model.parameters()]
+    random_state = torch.get_rng_state()
+    lr_range_test(model, optimizer, loss_of_step, ProbeConfig())
+    assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
+    assert all(
+        torch.equal(optimizer.state[p]["momentum_buffer"], momentum)
+        for p, momentum in zip(model.parameters(), momenta, strict=True)
+    )
+    assert torch.equal(torch.get_rng_state(), random_state)
+    assert optimizer.param_groups[0]["lr"] == 0.1
+    loss_of_step(0)
+    assert not torch.equal(torch.get_rng_state(), random_state)  # negative control: dropout does draw
+
+
+def test_a_loss_that_is_not_finite_before_any_update_is_refused() -> None:
+    model, optimizer = quadratic(1.0)
+    with pytest.raises(ValueError, match="first batch is nan"):
+        lr_range_test(model, optimizer, lambda step: model.weight.sum() * math.nan, ProbeConfig())
+    assert model.weight.item() == 1.0
+
+
+def test_reading_the_curve_between_below_and_above_its_points() -> None:
+    curve = ProbeCurve((0.01, 0.1), (2.0, 2.0), 3.0, exploded=True, num_steps=3)
+    assert curve.loss_change_at(0.05) == pytest.approx(-1.0)
+    assert curve.loss_change_at(0.001) == 0.0
+    assert curve.loss_change_at(1.0) == math.inf
+    assert ProbeCurve((0.01,), (2.0,), 3.0, exploded=False, num_steps=1).loss_change_at(1.0) is None
+
+
+def test_plain_values_and_back() -> None:
+    curve = probe_of(10.0)
+    assert ProbeCurve.from_dict(curve.to_dict()) == curve

@@ -1,0 +1,256 @@
+"""MetaLR against LRs worked out by hand, its bounds, its rollback, and its state."""
+
+import io
+import math
+import warnings
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.optim.lr_scheduler import SequentialLR
+
+from controllers import BrokenController, RuleController
+from metalr.config import ControlConfig
+from metalr.control import MetaLR, Observation
+
+NO_WARMUP = ControlConfig(warmup_fraction=0.0, max_rise=100.0)
+
+
+def one_weight(lr: float = 0.1) -> tuple[nn.Linear, torch.optim.SGD]:
+    model = nn.Linear(1, 1, bias=False)
+    nn.init.constant_(model.weight, 1.0)
+    return model, torch.optim.SGD(model.parameters(), lr=lr)
+
+
+def run_epochs(scheduler: MetaLR, optimizer: torch.optim.Optimizer, losses: list[float]) -> list[float]:
+    lrs = []
+    for loss in losses:
+        lrs.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step({"train/loss": loss})
+    return lrs
+
+
+def test_the_lr_of_every_epoch_is_peak_times_anchor_at_its_middle() -> None:
+    _, optimizer = one_weight(0.1)
+    rule = RuleController(lambda t, _: [2, 2, 3, 1, 1][t])  # multiples 1, 1, 2, 1/2 of the reference 0.1
+    scheduler = MetaLR(optimizer, rule, total_epochs=4, config=NO_WARMUP)
+    lrs = run_epochs(scheduler, optimizer, [1.0, 0.9, 0.8, 0.7])
+    anchors = [7 / 8, 5 / 8, 3 / 8, 1 / 8]
+    peaks = [0.1, 0.1, 0.2, 0.05]
+    assert lrs == pytest.approx([p * a for p, a in zip(peaks, anchors, strict=True)], rel=1e-12)
+
+
+def test_a_step_without_an_observation_keeps_the_peak() -> None:
+    _, optimizer = one_weight(0.1)
+    scheduler = MetaLR(optimizer, RuleController(lambda t, _: 2 + (t > 0)), total_epochs=4, config=NO_WARMUP)
+    optimizer.step()
+    scheduler.step()
+    assert scheduler.last_decision.peak_lr == pytest.approx(0.1)
+    scheduler.step(0.5)
+    assert scheduler.last_decision.peak_lr == pytest.approx(0.2)
+
+
+def test_per_step_the_lr_glides_and_only_an_observation_decides() -> None:
+    _, optimizer = one_weight(0.1)
+    scheduler = MetaLR(
+        optimizer, RuleController(lambda t, _: 2 + t), total_epochs=2, steps_per_epoch=3, config=NO_WARMUP
+    )
+    lrs = []
+    for step in range(6):
+        lrs.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        if step == 2:
+            scheduler.observe({"train/loss": 1.0})
+        scheduler.step()
+    heights = [1 - (k + 0.5) / 6 for k in range(6)]
+    peaks = [0.1] * 3 + [0.2] * 3
+    assert lrs == pytest.approx([p * a for p, a in zip(peaks, heights, strict=True)], rel=1e-12)
+
+
+def test_parameter_groups_keep_their_ratios() -> None:
+    first, second = nn.Parameter(torch.ones(1)), nn.Parameter(torch.ones(1))
+    optimizer = torch.optim.SGD([{"params": [first], "lr": 0.1}, {"params": [second], "lr": 0.001}], lr=1.0)
+    scheduler = MetaLR(optimizer, RuleController(lambda t, _: 4), total_epochs=3)
+    for _ in range(3):
+        assert optimizer.param_groups[1]["lr"] == pytest.approx(optimizer.param_groups[0]["lr"] / 100, rel=1e-12)
+        optimizer.step()
+        scheduler.step(1.0)
+
+
+def test_a_tensor_lr_is_filled_in_place() -> None:
+    parameter = nn.Parameter(torch.ones(1))
+    lr = torch.tensor(0.1)
+    optimizer = torch.optim.SGD([parameter], lr=lr, foreach=False)
+    held = optimizer.param_groups[0]["lr"]
+    scheduler = MetaLR(optimizer, RuleController(lambda t, _: 2), total_epochs=2, config=NO_WARMUP)
+    optimizer.step()
+    scheduler.step(1.0)
+    assert optimizer.param_groups[0]["lr"] is held
+    assert held.item() == pytest.approx(0.1 * 0.25)
+
+
+def test_a_controller_that_breaks_is_held_at_its_last_peak() -> None:
+    _, optimizer = one_weight(0.1)
+    scheduler = MetaLR(optimizer, BrokenController(lambda t, _: 2), total_epochs=4, config=NO_WARMUP)
+    run_epochs(scheduler, optimizer, [1.0, 0.9])
+    assert scheduler.last_decision.peak_lr == pytest.approx(0.1)
+    assert "held" in scheduler.explain()
+
+
+def test_an_exploded_epoch_is_rolled_back_and_the_lr_halved() -> None:
+    model, optimizer = one_weight(0.1)
+    scheduler = MetaLR(optimizer, RuleController(lambda t, _: 2), total_epochs=4, model=model, config=NO_WARMUP)
+    model.weight.data.fill_(0.5)
+    optimizer.step()
+    scheduler.step({"train/loss": 1.0})  # a good epoch: remembered
+    model.weight.data.fill_(math.nan)
+    optimizer.step()
+    scheduler.step({"train/loss": math.nan})
+    assert model.weight.item() == 0.5
+    assert scheduler.num_rollbacks == 1
+    assert scheduler.last_decision.peak_lr == pytest.approx(0.05)
+    optimizer.step()
+    scheduler.step({"train/loss": 0.9})  # the controller still wants 0.1; the halving stays
+    assert scheduler.last_decision.peak_lr == pytest.approx(0.05)
+
+
+def test_without_a_model_an_explosion_still_halves_the_lr() -> None:
+    model, optimizer = one_weight(0.1)
+    scheduler = MetaLR(optimizer, RuleController(lambda t, _: 2), total_epochs=4, config=NO_WARMUP)
+    run_epochs(scheduler, optimizer, [1.0, math.inf])
+    assert scheduler.last_decision.peak_lr == pytest.approx(0.05)
+    assert model.weight.item() == 1.0
+
+
+def make(rule_name: str = "rule", lr: float = 0.1) -> tuple[nn.Linear, torch.optim.SGD, MetaLR]:
+    model, optimizer = one_weight(lr)
+    rule = RuleController(lambda t, features: (t * 2 + 1) % 5, rule_name)
+    return model, optimizer, MetaLR(optimizer, rule, total_epochs=8, model=model)
+
+
+LOSSES = [1.0, 0.9, 9.0, 0.8, 9.0, 0.6, 0.5, 0.4]
+
+
+def saved_after(epochs: int) -> tuple[dict, dict]:
+    _, optimizer, scheduler = make()
+    run_epochs(scheduler, optimizer, LOSSES[:epochs])
+    buffer = io.BytesIO()
+    torch.save({"scheduler": scheduler.state_dict(), "optimizer": optimizer.state_dict()}, buffer)
+    buffer.seek(0)
+    state = torch.load(buffer, weights_only=True)
+    return state["optimizer"], state["scheduler"]
+
+
+def resumed_lrs(optimizer_state: dict, scheduler_state: dict, done: int) -> list[float]:
+    _, optimizer, scheduler = make()
+    optimizer.load_state_dict(optimizer_state)
+    scheduler.load_state_dict(scheduler_state)
+    return run_epochs(scheduler, optimizer, LOSSES[done:])
+
+
+@pytest.mark.parametrize("done", [1, 2, 3, 6])
+def test_a_resumed_scheduler_goes_on_bit_for_bit(done: int) -> None:
+    _, optimizer, scheduler = make()
+    straight = run_epochs(scheduler, optimizer, LOSSES)
+    assert resumed_lrs(*saved_after(done), done) == straight[done:]
+
+
+@pytest.mark.parametrize(
+    "field", ["last_epoch", "trace", "memory", "peak", "first_peak", "scale", "reference_lr", "num_rollbacks"]
+)
+def test_no_field_of_the_state_can_be_spared(field: str) -> None:
+    """Resetting any one field to a fresh scheduler's must show."""
+    optimizer_state, state = saved_after(4)
+    _, _, fresh = make(lr=0.123)
+    spoiled = state | {field: fresh.state_dict()[field]}
+    assert spoiled[field] != state[field]
+    if field == "num_rollbacks":
+        return
+    if field == "trace":  # features look at it: the rule above does not, so look directly
+        _, _, scheduler = make()
+        scheduler.load_state_dict(spoiled)
+        assert scheduler.state_dict()["trace"] != state["trace"]
+        return
+    assert resumed_lrs(optimizer_state, spoiled, 4) != resumed_lrs(optimizer_state, state, 4)
+
+
+def test_another_controllers_state_and_another_version_are_refused() -> None:
+    _, state = saved_after(1)
+    _, _, other = make("another")
+    with pytest.raises(ValueError, match="load the same controller"):
+        other.load_state_dict(state)
+    _, _, same = make()
+    with pytest.raises(ValueError, match="version 99"):
+        same.load_state_dict(state | {"version": 99})
+
+
+def test_wrong_uses_say_what_is_wrong() -> None:
+    _, optimizer = one_weight()
+    rule = RuleController(lambda t, _: 2)
+    with pytest.raises(ValueError, match="total_epochs=0"):
+        MetaLR(optimizer, rule, total_epochs=0)
+    _, zero = one_weight(0.0)
+    with pytest.raises(ValueError, match="initial LR above 0"):
+        MetaLR(zero, rule, total_epochs=3)
+    scheduler = MetaLR(optimizer, rule, total_epochs=3)
+    with pytest.raises(TypeError, match="'train/loss' must be a number, got 'low'"):
+        scheduler.observe({"train/loss": "low"})
+
+
+def test_stepping_past_the_budget_warns_and_keeps_the_last_lr() -> None:
+    _, optimizer = one_weight()
+    scheduler = MetaLR(optimizer, RuleController(lambda t, _: 2), total_epochs=2, config=NO_WARMUP)
+    run_epochs(scheduler, optimizer, [1.0, 0.9])
+    last = optimizer.param_groups[0]["lr"]
+    with pytest.warns(UserWarning, match="past its budget"):
+        scheduler.step(0.8)
+    assert optimizer.param_groups[0]["lr"] == last
+
+
+def test_warm_up_by_another_schedule_leads_into_metalr() -> None:
+    _, optimizer = one_weight(0.1)
+    warmup = torch.optim.lr_scheduler.LinearLR(optimizer, 0.1, 1.0, total_iters=2)
+    learned = MetaLR(optimizer, RuleController(lambda t, _: 2), total_epochs=3, config=NO_WARMUP)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's own, about the milestone's deprecated epoch argument
+        sequence = SequentialLR(optimizer, [warmup, learned], milestones=[2])
+        lrs = []
+        for _ in range(4):
+            lrs.append(optimizer.param_groups[0]["lr"])
+            optimizer.step()
+            sequence.step()
+    assert lrs[0] == pytest.approx(0.01)
+    assert lrs[2] == pytest.approx(0.1 * 5 / 6)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(
+        st.dictionaries(
+            st.sampled_from(["train/loss", "inner_valid/loss", "inner_valid/accuracy", "other"]),
+            st.floats(allow_nan=True, allow_infinity=True),
+        ),
+        min_size=1,
+        max_size=12,
+    )
+)
+def test_whatever_is_observed_the_lr_is_finite_and_bounded(sequence: list[dict[str, float]]) -> None:
+    model, optimizer = one_weight(0.1)
+    config = ControlConfig(max_lr=0.3)
+    rule = RuleController(lambda t, _: (3 * t) % 5)
+    scheduler = MetaLR(optimizer, rule, total_epochs=12, model=model, config=config)
+    for metrics in sequence:
+        optimizer.step()
+        scheduler.step(metrics)
+        assert 0.0 < optimizer.param_groups[0]["lr"] <= 0.3
+
+
+def test_an_observation_object_is_taken_whole() -> None:
+    _, optimizer = one_weight()
+    scheduler = MetaLR(optimizer, RuleController(lambda t, _: 2), total_epochs=3)
+    optimizer.step()
+    scheduler.step(Observation(epoch=1, train_loss=1.0, grad_norm=2.0))
+    assert scheduler.state_dict()["trace"][-1] == {"epoch": 1, "train_loss": 1.0, "grad_norm": 2.0, "is_finite": True}
