@@ -39,7 +39,9 @@ def hardware(device: str) -> str:
     return f"{platform.machine()} CPU, {os.cpu_count()} cores"
 
 
-def provenance(config: ExperimentConfig, spec: RunSpec, meta_dataset: Path, controllers: Path) -> dict[str, Any]:
+def provenance(
+    config: ExperimentConfig, spec: RunSpec, meta_dataset: Path, controllers: Path
+) -> dict[str, Any]:
     """The facts a report states beside its numbers.
 
     Args:
@@ -89,4 +91,6 @@ def _harvest_cost(meta_dataset: Path, store: RunStore) -> dict[str, Any] | None:
 
 def _meta_training(controllers: Path) -> dict[str, Any] | None:
     cards = [read_json(path) for path in sorted(controllers.glob("*.json"))]
-    return {card["name"]: {"held_out": card["held_out"], "wall_s": card["wall_time_s"]} for card in cards} or None
+    return {
+        card["name"]: {"held_out": card["held_out"], "wall_s": card["wall_time_s"]} for card in cards
+    } or None

@@ -103,7 +103,7 @@ def train_meta(config: ExperimentConfig, display: Display) -> list[Path]:
             with display.track(f"Meta-train {name}", total=config.meta.epochs) as progress:
 
                 def on_epoch(row: dict[str, float], name: str = name) -> None:
-                    progress.advance(note=f"held-out loss {row['held_out/loss']:.3f}")  # noqa: B023
+                    progress.advance(note=f"held-out loss {row['held_out/loss']:.3f}")
                     tracker.log({key if key == "epoch" else f"{name}/{key}": v for key, v in row.items()})
 
                 result = fit(examples, name, config.meta, on_epoch)
@@ -122,7 +122,9 @@ def train_meta(config: ExperimentConfig, display: Display) -> list[Path]:
                 "versions": package_versions(),
             }
             path = save_controller(folders.controllers, name, result.members, architecture, card)
-            tracker.log_artifact(f"controller-{config.name}-{name}", "model", [path, path.with_suffix(".json")], card)
+            tracker.log_artifact(
+                f"controller-{config.name}-{name}", "model", [path, path.with_suffix(".json")], card
+            )
             _show_figures(display, name, result)
         tracker.finish()
     return list(paths.values())
@@ -158,7 +160,7 @@ def report(config: ExperimentConfig, display: Display) -> Path:
     unfinished = [spec for spec in specs if not RunStore(config.store).is_finished(spec.run_id)]
     if unfinished:
         raise ArtifactError(
-            f"{len(unfinished)} of {len(specs)} runs of this comparison are not finished in {config.store!r}; "
+            f"{len(unfinished)} of {len(specs)} runs of this comparison are unfinished in {config.store!r}; "
             "run `metalr compare` with the same recipe to finish them"
         )
     return _write_report(config, specs, display, None)
@@ -184,7 +186,9 @@ def train(config: ExperimentConfig, method: str, display: Display) -> Path:
     log_run_record(tracker, record, "")
     tracker.finish()
     rows = [[key, f"{value:.4f}"] for key, value in record.result["final"].items() if value is not None]
-    display.table(f"{method}, {config.train.epochs} epochs from LR {config.train.lr:g}", ["metric", "final"], rows)
+    display.table(
+        f"{method}, {config.train.epochs} epochs from LR {config.train.lr:g}", ["metric", "final"], rows
+    )
     if record.diverged:
         display.announce(f"The run diverged in epoch {record.result['diverged_epoch']}.")
     return RunStore(config.store).run_dir(spec.run_id)
@@ -273,9 +277,8 @@ def _is_made_from(path: Path, made_from: dict[str, Any]) -> bool:
         return False
     found = read_json(card)
     wanted = made_from | {"meta": _without_learners(made_from["meta"])}
-    return found.get("meta_dataset_digest") == wanted["meta_dataset_digest"] and (
-        _without_learners(found.get("meta", {})) == wanted["meta"]
-    )
+    same_data = bool(found.get("meta_dataset_digest") == wanted["meta_dataset_digest"])
+    return same_data and _without_learners(found.get("meta", {})) == wanted["meta"]
 
 
 def _without_learners(meta: dict[str, Any]) -> dict[str, Any]:
@@ -309,7 +312,10 @@ def _write_report(
         rows = [[name, *(row.get(key) for key in columns[1:])] for name, row in summary["overall"].items()]
         tracker.log_table("comparison", columns, rows)
         tracker.log_artifact(
-            f"comparison-{config.name}", "report", [path, folders.results / "summary.json"], {"runs": len(records)}
+            f"comparison-{config.name}",
+            "report",
+            [path, folders.results / "summary.json"],
+            {"runs": len(records)},
         )
         tracker.finish()
     display.announce(f"Report: {path}")
@@ -329,5 +335,3 @@ def _tracker(config: ExperimentConfig, job_type: str, spec: RunSpec | None = Non
         folder=Path(config.store),
         run_id=spec.run_id if spec else None,
     )
-
-

@@ -17,12 +17,13 @@ if TYPE_CHECKING:
 
 __all__ = ["CURVES", "draw_curves"]
 
-CURVES: Mapping[str, tuple[str, str, str]] = {
-    "lr": ("LR", "LR of each epoch", "lr"),
-    "accuracy": ("Accuracy", "outer_valid accuracy (%)", "outer_valid/accuracy"),
-    "loss": ("Loss", "outer_valid cross-entropy", "outer_valid/loss"),
-}
-"""Kind of figure -> its title, the words at its axis, and the key of the rows it shows."""
+CURVES: Mapping[str, str] = {"lr": "LR", "accuracy": "Accuracy", "loss": "Loss"}
+"""Kind of figure -> its title."""
+
+_SPLITS = ("outer_valid", "inner_valid", "train")
+"""Splits a curve may show, best first: the first one that every method recorded each epoch."""
+
+_UNITS = {"accuracy": "accuracy (%)", "loss": "cross-entropy"}
 
 
 def draw_curves(by_method: Mapping[str, Sequence[RunRecord]], kind: str) -> Figure:
@@ -30,9 +31,9 @@ def draw_curves(by_method: Mapping[str, Sequence[RunRecord]], kind: str) -> Figu
 
     A diverged run is a thin line of its own that ends in a cross: leaving the mean, it would make it leap.
     """
-    _, words, metric = CURVES[kind]
     log = kind == "lr"
     figure, axes = panel()
+    metric = "lr" if log else _metric(by_method, kind)
     for method, records in by_method.items():
         series = [(record.diverged, _series(record, metric, log)) for record in records]
         finished = [values for diverged, values in series if not diverged and values]
@@ -43,9 +44,20 @@ def draw_curves(by_method: Mapping[str, Sequence[RunRecord]], kind: str) -> Figu
         axes.set_yscale("log")
         log_axis(axes.yaxis)
     _integer_epochs(axes)
-    axes.set_ylabel(words)
+    axes.set_ylabel("LR of each epoch" if log else f"{metric.split('/')[0]} {_UNITS[kind]}")
     legend(figure, axes)
     return figure
+
+
+def _metric(by_method: Mapping[str, Sequence[RunRecord]], kind: str) -> str:
+    keys = [f"{split}/{kind}" for split in _SPLITS]
+    return next(
+        (key for key in keys if all(_is_recorded(records, key) for records in by_method.values())), keys[1]
+    )
+
+
+def _is_recorded(records: Sequence[RunRecord], key: str) -> bool:
+    return any(row.get(key) is not None for record in records for row in record.epochs)
 
 
 def _integer_epochs(axes: Axes) -> None:

@@ -169,13 +169,12 @@ def _figures(pictures: Sequence[Picture], kinds: Sequence[str]) -> str:
 
 
 def _curves_section(pictures: Sequence[Picture]) -> str:
-    kinds = {kind: title for kind, (title, _, _) in CURVES.items()}
     is_open = sum(picture.kind == "lr" for picture in pictures) <= _MAX_OPEN_PANELS
     note = (
         '<p class="note">Line: mean over seeds (geometric for LRs); band: least to largest seed; '
         "a thin line that ends in a cross: a run that diverged, left out of both.</p>"
     )
-    parts = [_folded(_figures(pictures, (kind,)), title, is_open) for kind, title in kinds.items()]
+    parts = [_folded(_figures(pictures, (kind,)), title, is_open) for kind, title in CURVES.items()]
     return "<h2>Curves</h2>" + note + "".join(parts)
 
 

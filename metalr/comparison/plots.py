@@ -60,7 +60,7 @@ def _group_pictures(
     for cell in cells:
         lr = cell["initial_lr"]
         by_method = _runs_of(records, Cell(*key, lr))
-        for kind, (title, _, _) in CURVES.items():
+        for kind, title in CURVES.items():
             words = f"{title} from {'' if kind == 'lr' else 'LR '}{lr:g}, {key[1]} epochs{where}"
             yield _picture(kind, words, key, f"-lr{lr:g}", draw_curves(by_method, kind))
 

@@ -35,17 +35,15 @@ LearnerName = Literal["mlp", "lstm"]
 class _Section(BaseModel):
     """A part of the configuration: unknown keys, infinities and NaN are errors; values never change."""
 
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
-    )
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
 
 class TaskConfig(_Section):
     """The inner problem: which images, how many, which network."""
 
-    dataset: Literal[
-        "digits", "cifar10", "cifar100", "mnist", "fashion_mnist", "svhn", "synthetic"
-    ] = "digits"
+    dataset: Literal["digits", "cifar10", "cifar100", "mnist", "fashion_mnist", "svhn", "synthetic"] = (
+        "digits"
+    )
     """Source of images: `digits` is embedded (scikit-learn, 1,797 of 8x8), `synthetic` is made from a seed for tests."""
     num_train: PositiveInt | None = None
     """Images in the `train` split; null takes all that the other splits leave."""
@@ -175,9 +173,10 @@ class HarvestConfig(_Section):
     """Where trunks are forked, as a fraction of the budget; 0 is before training, once per task, budget and seed."""
     num_candidates: Annotated[int, Field(ge=3, le=64)] = 9
     """Candidate peak LRs of a fork (K), spaced evenly in log LR."""
-    candidate_span: tuple[
-        Annotated[float, Field(gt=0.0, lt=1.0)], Annotated[float, Field(gt=1.0)]
-    ] = (1 / 16, 16.0)
+    candidate_span: tuple[Annotated[float, Field(gt=0.0, lt=1.0)], Annotated[float, Field(gt=1.0)]] = (
+        1 / 16,
+        16.0,
+    )
     """Smallest and largest candidate as multiples of the probe's reference LR."""
 
 

@@ -16,7 +16,8 @@ def bounded_peak(
 ) -> tuple[float, str]:
     """The allowed peak nearest to the proposed one, and the name of the bound that moved it ("" if none).
 
-    A proposal that is not a positive finite number holds the previous peak (the lower LR bound where there is none).
+    A proposal that is not a positive finite number holds the previous peak, or the lower LR bound where
+    there is none.
 
     Args:
         proposed: The controller's peak LR; anything.

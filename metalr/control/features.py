@@ -193,8 +193,6 @@ def feature_row(trace: Sequence[Observation], setting: Setting, probe: ProbeCurv
     return np.where(np.isfinite(row), row, np.nan)
 
 
-def feature_rows(
-    trace: Sequence[Observation], setting: Setting, probe: ProbeCurve | None
-) -> np.ndarray:
+def feature_rows(trace: Sequence[Observation], setting: Setting, probe: ProbeCurve | None) -> np.ndarray:
     """The features after each observation of `trace`; shape (T, F)."""
     return np.stack([feature_row(trace[: t + 1], setting, probe) for t in range(len(trace))])

@@ -59,7 +59,10 @@ class Observation:
 
     @classmethod
     def from_measurements(cls, epoch: int, values: Mapping[str, float | None]) -> Observation:
-        """An observation whose non-finite values are dropped and flagged. Raises TypeError on an unknown name."""
+        """An observation whose non-finite values are dropped and flagged.
+
+        Raises TypeError on an unknown name.
+        """
         finite = {
             name: value if value is not None and math.isfinite(value) else None
             for name, value in values.items()

@@ -22,9 +22,9 @@ __all__ = ["ProbeCurve", "lr_range_test"]
 SMOOTHING_STEPS = 1.5
 """Standard deviation, in ramp steps, of the Gaussian that smooths the losses."""
 REFERENCE_FRACTION = 1 / 8
-"""The reference LR is this fraction of the edge. Measured with SGD of momentum 0.9 on 8 tasks (digits and CIFAR-10;
-MLP, CNN, ResNet-18), 4 seeds each: the edge varied by less than a factor of 3 over seeds and lay 3 to 12 times
-above the best peak, where the LR of the lowest loss missed it by up to a factor of 30."""
+"""The reference LR is this fraction of the edge of stability. Over 8 tasks (digits and CIFAR-10; MLP, CNN,
+ResNet-18; SGD of momentum 0.9; 4 seeds each) the edge varied by less than a factor of 3 between seeds, the LR
+of the lowest loss by up to 10; see `experiments/results/NOTES.md`."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,8 @@ class ProbeCurve:
         """The losses, smoothed over neighbouring steps; shape (len(lrs),)."""
         steps = np.arange(len(self.losses))
         weights = np.exp(-0.5 * ((steps[:, None] - steps[None, :]) / SMOOTHING_STEPS) ** 2)
-        return (weights @ np.asarray(self.losses)) / weights.sum(axis=1)
+        smoothed: np.ndarray = (weights @ np.asarray(self.losses)) / weights.sum(axis=1)
+        return smoothed
 
     @property
     def lowest_lr(self) -> float:
@@ -53,8 +54,10 @@ class ProbeCurve:
 
     @property
     def edge_lr(self) -> float:
-        """The edge of stability: the first LR past the lowest smoothed loss where it is above the initial one;
-        the last LR of the ramp where there is none."""
+        """The edge of stability: the first LR past the lowest smoothed loss that is above the initial one.
+
+        The last LR of the ramp where there is none.
+        """
         smoothed = self.smoothed()
         lowest = int(np.argmin(smoothed))
         above = np.flatnonzero(smoothed[lowest:] > self.initial_loss)
@@ -70,7 +73,7 @@ class ProbeCurve:
 
     @property
     def reference_lr(self) -> float:
-        """The LR that candidates and features are relative to: a guess at the best peak, good to a factor of ten."""
+        """What candidates and features are relative to: a guess at the best peak, good to a factor of ten."""
         return REFERENCE_FRACTION * self.edge_lr
 
     def loss_change_at(self, lr: float) -> float | None:

@@ -81,7 +81,9 @@ class MetaLR(LRScheduler):
             raise ValueError(f"MetaLR needs {total_epochs=} and {steps_per_epoch=} of at least 1")
         initial_lr = initial_lr_of(optimizer.param_groups[0])
         if not initial_lr > 0.0:
-            raise ValueError(f"MetaLR needs an initial LR above 0 in the first parameter group, got {initial_lr}")
+            raise ValueError(
+                f"MetaLR needs an initial LR above 0 in the first parameter group, got {initial_lr}"
+            )
         self._controller = _resolve(controller)
         self._config = config or ControlConfig()
         self._setting = setting or _setting_of(optimizer, total_epochs, steps_per_epoch)
@@ -98,7 +100,7 @@ class MetaLR(LRScheduler):
         self._scale = 1.0
         self._num_rollbacks = 0
         self._num_holds = 0
-        self._pending: dict[str, float | None] | Observation = {}
+        self._pending: dict[str, float] | Observation = {}
         self._decision: Decision | None = None
         self._decide(Observation(epoch=0, train_loss=probe.initial_loss if probe else None))
         super().__init__(optimizer, last_epoch)
@@ -123,7 +125,9 @@ class MetaLR(LRScheduler):
         )
 
     def observe(self, metrics: Observation | Mapping[str, float] | float | None = None) -> None:
-        """Offer what the ending epoch showed; the next `step()` decides on it. Later values replace earlier ones.
+        """Offer what the ending epoch showed; the next `step()` decides on it.
+
+        Later values replace earlier ones.
 
         Args:
             metrics: The inner validation loss, or a mapping of `train/loss`, `inner_valid/loss` and
@@ -136,11 +140,15 @@ class MetaLR(LRScheduler):
             self._pending = metrics or self._pending
             return
         values = metrics if isinstance(metrics, Mapping) else {"inner_valid/loss": metrics}
-        known = {METRIC_FIELDS[key]: _number(key, value) for key, value in values.items() if key in METRIC_FIELDS}
+        known = {
+            METRIC_FIELDS[key]: _number(key, value) for key, value in values.items() if key in METRIC_FIELDS
+        }
         before = {} if isinstance(self._pending, Observation) else self._pending
         self._pending = before | known
 
-    def step(self, metrics: Any = None, epoch: int | None = None) -> None:
+    def step(  # type: ignore[override]  # a metric first, as in ReduceLROnPlateau
+        self, metrics: Any = None, epoch: int | None = None
+    ) -> None:
         """Decide, where something new was observed, and set the LR of the next unit."""
         if metrics is not None:
             self.observe(metrics)
@@ -190,7 +198,9 @@ class MetaLR(LRScheduler):
     def _roll_back(self, observation: Observation) -> None:
         self._num_rollbacks += 1
         self._scale *= self._config.backoff
-        self._peak = max(self._peak * self._config.backoff, self._config.min_lr) if self._peak else self._config.min_lr
+        self._peak = (
+            max(self._peak * self._config.backoff, self._config.min_lr) if self._peak else self._config.min_lr
+        )
         reason = f"loss exploded: LR x {self._config.backoff:g}"
         if self._model is not None and self._snapshot is not None:
             self._snapshot.restore_keeping_lr(self._model, self.optimizer)
@@ -231,7 +241,9 @@ class MetaLR(LRScheduler):
             ValueError: a state of another version, or of another controller.
         """
         if state_dict.get("version") != STATE_VERSION:
-            raise ValueError(f"MetaLR state has version {state_dict.get('version')}, expected {STATE_VERSION}")
+            raise ValueError(
+                f"MetaLR state has version {state_dict.get('version')}, expected {STATE_VERSION}"
+            )
         if state_dict["controller_sha256"] != self._controller.sha256:
             raise ValueError(
                 f"this MetaLR state was made by controller {state_dict['controller_sha256'][:12]}, "
@@ -247,7 +259,9 @@ class MetaLR(LRScheduler):
         self._scale = state_dict["scale"]
         self._num_rollbacks, self._num_holds = state_dict["num_rollbacks"], state_dict["num_holds"]
         pending = state_dict["pending"]
-        self._pending = Observation.from_dict(pending) if state_dict["pending_is_observation"] else dict(pending)
+        self._pending = (
+            Observation.from_dict(pending) if state_dict["pending_is_observation"] else dict(pending)
+        )
         self._decision = Decision(**state_dict["decision"])
         if self._model is not None:
             self._snapshot = Snapshot.take(self._model, self.optimizer)

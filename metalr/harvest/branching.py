@@ -14,7 +14,16 @@ from typing import Any
 from metalr.config import ControlConfig
 from metalr.control import Snapshot, anchored_schedule
 from metalr.tasks import Task
-from metalr.training import Job, LiveRun, RunRecord, Training, evaluate, make_optimizer, train_epoch, train_run
+from metalr.training import (
+    Job,
+    LiveRun,
+    RunRecord,
+    Training,
+    evaluate,
+    make_optimizer,
+    train_epoch,
+    train_run,
+)
 from metalr.training.artifacts import append_json_line, read_json_lines, write_json_lines
 from metalr.training.loop import branched
 

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from metalr.config import canonical_json
-from metalr.harvest.rules import DIVERGENCE_PENALTY
+from metalr.harvest.rules import DIVERGENCE_PENALTY, LOST_LOSS
 from metalr.harvest.tables import FORK_COLUMNS, Column
 
 __all__ = ["SCHEMA_VERSION", "count", "digest_of", "make_card", "render_card"]
@@ -54,7 +54,7 @@ def make_card(
         "tables": {name: dict(facts) for name, facts in files.items()},
         "run_ids_sha256": hashlib.sha256("\n".join(run_ids).encode()).hexdigest(),
         "feature_names": names,
-        "divergence_penalty": DIVERGENCE_PENALTY,
+        "regret_rule": {"lost_loss": LOST_LOSS, "divergence_penalty": DIVERGENCE_PENALTY},
         "settings": dict(settings),
         "versions": {"runs": _merged(run_versions), "tables": _own_versions()},
         "columns": {"transitions": _describe(columns), "forks": _describe(FORK_COLUMNS)},
@@ -141,7 +141,9 @@ momentum, batch-norm statistics, data order) was continued under each candidate 
 Candidates are multiples of a reference LR, which a range test on the untrained network gives.
 
     regret = loss - smallest loss of the fork
-    regret = largest finite regret of the fork (0 if none) + {penalty:.4f}     where the candidate diverged
+    regret = largest such regret of the fork (none: 0) + {divergence_penalty:.4f}
+
+The second line is for candidates that diverged or ended above {lost_loss:g} nats.
 
 The labels are losses on `outer_valid`. The controller's features use `train` and `inner_valid` alone, and
 no image of `test` was read.
@@ -181,10 +183,10 @@ def render_card(card: Mapping[str, Any]) -> str:
     versions = "; ".join(f"{k} {', '.join(v)}" for k, v in card["versions"]["runs"].items())
     return _TEXT.format(
         **counts,
+        **card["regret_rule"],
         name=card["name"],
         transitions_file=files["transitions"]["file"],
         forks_file=files["forks"]["file"],
-        penalty=card["divergence_penalty"],
         breakdown="".join(_breakdown_table(key, parts) for key, parts in card["breakdown"].items()),
         columns="\n".join(_columns_table(name, described) for name, described in card["columns"].items()),
         datasets=", ".join(card["breakdown"]["dataset"]),

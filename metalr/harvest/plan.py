@@ -125,9 +125,7 @@ class Estimate:
     """Expected wall time in seconds with the given number of workers."""
 
 
-def estimate_cost(
-    specs: Sequence[RunSpec], task_of: Callable[[RunSpec], Task], num_workers: int
-) -> Estimate:
+def estimate_cost(specs: Sequence[RunSpec], task_of: Callable[[RunSpec], Task], num_workers: int) -> Estimate:
     """The cost of `specs`, from a few timed steps of each distinct task on this device.
 
     Args:

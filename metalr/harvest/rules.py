@@ -10,20 +10,26 @@ import pandas as pd
 from metalr.harvest.tables import FORK_COLUMNS, RUN_COLUMNS, Column
 from metalr.training.artifacts import ArtifactError
 
-__all__ = ["DIVERGENCE_PENALTY", "check_tables", "regret_of"]
+__all__ = ["DIVERGENCE_PENALTY", "LOST_LOSS", "check_tables", "regret_of"]
 
+LOST_LOSS = 10.0
+"""Nats above which a network has lost all it knew: guessing among 22,000 classes costs no more."""
 DIVERGENCE_PENALTY = 2.302585092994046
-"""Nats between the regrets of a diverged candidate and of the worst finite one: log 10."""
+"""Nats between the regrets of a lost candidate and of the worst one that is not: log 10."""
 
 
 def regret_of(forks: pd.DataFrame, loss: str) -> pd.Series[float]:
-    """Regret of each row of `forks` in nats, 0 or more and always finite, from the column `loss`.
+    """Regret of each row of `forks` in nats, from the column `loss`: finite, from 0 to 10 + log 10.
 
-    regret = loss - min over the fork                       where the loss is finite
-    regret = max finite regret of the fork + log 10         where it diverged (max of none: 0)
+        regret = loss - min over the fork                            where the loss is at most 10 nats
+        regret = largest such regret of the fork (none: 0) + log 10   where it is more, or not finite
+
+    The second line keeps an explosion that stopped short of infinity (10^20 nats, say) from being
+    thousands of times worse than one that did not.
     """
     keys = [forks["run_id"], forks["epoch"]]
-    regret = forks[loss] - forks[loss].groupby(keys).transform("min")
+    kept = forks[loss].where(forks[loss] <= LOST_LOSS)
+    regret = kept - kept.groupby(keys).transform("min")
     worst = regret.groupby(keys).transform("max").fillna(0.0)
     return regret.fillna(worst + DIVERGENCE_PENALTY)
 

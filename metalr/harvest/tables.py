@@ -103,8 +103,20 @@ FORK_COLUMNS: tuple[Column, ...] = (
     _loss("next_loss", "one epoch later; null: diverged by then"),
     _loss("final_loss", "at the end of the budget; null: diverged"),
     Column("diverged", "bool", "", "whether the branch has no finite final_loss"),
-    Column("next_regret", "float64", "nats", "next_loss minus the fork's smallest", at_least=0),
-    Column("regret", "float64", "nats", "final_loss minus the fork's smallest", at_least=0),
+    Column(
+        "next_regret",
+        "float64",
+        "nats",
+        "next_loss minus the fork's smallest, but for lost candidates (regret_rule)",
+        at_least=0,
+    ),
+    Column(
+        "regret",
+        "float64",
+        "nats",
+        "final_loss minus the fork's smallest, but for lost candidates (regret_rule)",
+        at_least=0,
+    ),
 )
 
 

@@ -28,7 +28,9 @@ CARD_VERSION = 1
 class LearnedController:
     """An ensemble of learners whose predictions are averaged; see `metalr.control.Controller`."""
 
-    def __init__(self, members: Sequence[Learner], log_offsets: Sequence[float], sha256: str = "unsaved") -> None:
+    def __init__(
+        self, members: Sequence[Learner], log_offsets: Sequence[float], sha256: str = "unsaved"
+    ) -> None:
         self._members = [member.eval() for member in members]
         self._log_offsets = tuple(log_offsets)
         self._sha256 = sha256
@@ -62,7 +64,11 @@ class LearnedController:
 
 
 def save_controller(
-    folder: Path, name: str, members: Sequence[Learner], architecture: Mapping[str, Any], card: Mapping[str, Any]
+    folder: Path,
+    name: str,
+    members: Sequence[Learner],
+    architecture: Mapping[str, Any],
+    card: Mapping[str, Any],
 ) -> Path:
     """Write weights and card; returns the path of the weights.
 
@@ -103,9 +109,13 @@ def load_controller(source: str | Path) -> LearnedController:
     path = _path_of(source)
     card = read_json(path.with_suffix(".json"))
     if card.get("card_version") != CARD_VERSION:
-        raise ArtifactError(f"{path}: card version {card.get('card_version')}, this metalr reads {CARD_VERSION}")
+        raise ArtifactError(
+            f"{path}: card version {card.get('card_version')}, this metalr reads {CARD_VERSION}"
+        )
     if sha256_of_file(path) != card["sha256"]:
-        raise ArtifactError(f"{path}: damaged (its SHA-256 is not the card's); make it again with `metalr train-meta`")
+        raise ArtifactError(
+            f"{path}: damaged (its SHA-256 is not the card's); make it again with `metalr train-meta`"
+        )
     if tuple(card["feature_names"]) != FEATURE_NAMES:
         raise ArtifactError(f"{path}: made for other features than this metalr computes; train it again")
     return LearnedController(_members(path, card), card["architecture"]["log_offsets"], card["sha256"])
@@ -119,7 +129,9 @@ def _path_of(source: str | Path) -> Path:
     names = sorted(entry.stem for entry in shipped.glob("*.safetensors"))
     if str(source) in names:
         return shipped / f"{source}.safetensors"
-    known = f"shipped controllers: {', '.join(names)}" if names else "no controller is shipped with this version"
+    known = (
+        f"shipped controllers: {', '.join(names)}" if names else "no controller is shipped with this version"
+    )
     raise ArtifactError(f"no controller at {str(source)!r}: give the path of a .safetensors file ({known})")
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import pandas as pd
 
 from metalr.control import FEATURE_NAMES
 from metalr.harvest.meta_dataset import MetaDataset
@@ -73,31 +74,46 @@ def make_examples(dataset: MetaDataset) -> Examples:
     if dataset.forks.empty:
         raise ValueError("the meta-dataset has no fork to learn from; harvest more runs")
     columns = [f"feature/{name}" for name in FEATURE_NAMES]
-    log_classes = FEATURE_NAMES.index("log_classes")
-    runs = {run: rows.sort_values("epoch") for run, rows in dataset.transitions.groupby("run_id")}
-    longest = max(len(rows) for rows in runs.values())
-    parts: dict[str, list[object]] = {name: [] for name in Examples.__dataclass_fields__}
-    for (run, epoch), rows in dataset.forks.sort_values("candidate").groupby(["run_id", "epoch"]):
-        finals = rows["final_loss"].to_numpy(dtype=float)
-        if np.isnan(finals).all():
-            continue  # every candidate diverged: nothing to choose between
-        features = runs[run][columns].to_numpy(dtype=float)
-        trace = np.full((longest, len(columns)), np.nan)
-        trace[: len(features)] = features
-        parts["traces_ETF"].append(trace)
-        parts["positions_E"].append(int(epoch))
-        parts["groups_E"].append(rows["group"].iloc[0])
-        parts["log_offsets_K"].append(np.log(rows["factor"].to_numpy(dtype=float)))
-        parts["regrets_EK"].append(rows["regret"].to_numpy(dtype=float))
-        parts["next_regrets_EK"].append(rows["next_regret"].to_numpy(dtype=float))
-        parts["log_best_loss_E"].append(np.log(max(np.nanmin(finals), 1e-6) / features[0, log_classes]))
-        parts["log_reference_E"].append(np.log(rows["peak_lr"].iloc[0] / rows["factor"].iloc[0]))
-        parts["log_current_E"].append(np.log(rows["current_peak_lr"].iloc[0]))
-    offsets = parts.pop("log_offsets_K")
-    if not all(np.allclose(offset, offsets[0]) for offset in offsets):
-        raise ValueError("the forks of this meta-dataset have different candidates; harvest them with one recipe")
-    arrays = {name: np.array(values) for name, values in parts.items()}
-    return Examples(log_offsets_K=np.array(offsets[0]), **arrays)
+    traces = {
+        str(run): rows.sort_values("epoch")[columns].to_numpy(dtype=float)
+        for run, rows in dataset.transitions.groupby("run_id")
+    }
+    longest = max(len(trace) for trace in traces.values())
+    forks = [rows for _, rows in dataset.forks.sort_values("candidate").groupby(["run_id", "epoch"])]
+    # where every candidate diverged there is nothing to choose between
+    forks = [rows for rows in forks if rows["final_loss"].notna().any()]
+    if not forks:
+        raise ValueError("every candidate of every fork diverged: the harvest's LRs are all too high")
+    offsets_EK = np.log(_values(forks, "factor"))
+    if not np.allclose(offsets_EK, offsets_EK[0]):
+        raise ValueError(
+            "the forks of this meta-dataset have different candidates; harvest them with one recipe"
+        )
+    traces_ETF = np.stack([_padded(traces[str(rows["run_id"].iloc[0])], longest) for rows in forks])
+    best_E = np.nanmin(_values(forks, "final_loss"), axis=1)
+    return Examples(
+        traces_ETF=traces_ETF,
+        positions_E=_values(forks, "epoch")[:, 0].astype(int),
+        groups_E=np.array([str(rows["group"].iloc[0]) for rows in forks]),
+        log_offsets_K=offsets_EK[0],
+        regrets_EK=_values(forks, "regret"),
+        next_regrets_EK=_values(forks, "next_regret"),
+        log_best_loss_E=np.log(
+            np.maximum(best_E, 1e-6) / traces_ETF[:, 0, FEATURE_NAMES.index("log_classes")]
+        ),
+        log_reference_E=np.log(_values(forks, "peak_lr")[:, 0]) - offsets_EK[:, 0],
+        log_current_E=np.log(_values(forks, "current_peak_lr")[:, 0]),
+    )
+
+
+def _values(forks: list[pd.DataFrame], column: str) -> np.ndarray:
+    """A column of every fork's candidates; (E, K)."""
+    return np.stack([rows[column].to_numpy(dtype=float) for rows in forks])
+
+
+def _padded(trace_tF: np.ndarray, length: int) -> np.ndarray:
+    missing = np.full((length - len(trace_tF), trace_tF.shape[1]), np.nan)
+    return np.concatenate([trace_tF, missing])
 
 
 def split_groups(groups_E: np.ndarray, holdout_fraction: float, seed: int) -> np.ndarray:
@@ -110,14 +126,16 @@ def split_groups(groups_E: np.ndarray, holdout_fraction: float, seed: int) -> np
     """
     groups = np.unique(groups_E)
     if len(groups) < 2:
-        raise ValueError(f"a held-out split needs at least two run groups, the meta-dataset has {len(groups)}")
+        raise ValueError(
+            f"a held-out split needs at least two run groups, the meta-dataset has {len(groups)}"
+        )
     count = min(max(1, round(holdout_fraction * len(groups))), len(groups) - 1)
     held_out = np.random.default_rng(seed).permutation(groups)[:count]
     return np.isin(groups_E, held_out)
 
 
 def regret_at(examples: Examples, log_peaks_E: np.ndarray) -> np.ndarray:
-    """The final regret (E,) of choosing these peaks: linear in log LR between candidates, held outside them."""
+    """The final regret (E,) of choosing these peaks: linear in log LR, held outside the candidates."""
     offsets = log_peaks_E - examples.log_reference_E
     return np.array(
         [

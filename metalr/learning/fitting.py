@@ -33,13 +33,11 @@ class Fit:
     history: list[dict[str, float]]
     """One row per meta-epoch: `epoch`, `train/loss`, `held_out/loss`, means over the members."""
     held_out: dict[str, float]
-    """Mean final regret in nats on the held-out forks, by decision rule, with `num_forks` and `num_groups`."""
+    """Mean final regret in nats on the held-out forks, by decision rule, `num_forks`, `num_groups`."""
     wall_time_s: float
 
 
-def fit(
-    examples: Examples, name: str, config: MetaTrainConfig, on_epoch: OnMetaEpoch | None = None
-) -> Fit:
+def fit(examples: Examples, name: str, config: MetaTrainConfig, on_epoch: OnMetaEpoch | None = None) -> Fit:
     """The learner `name` trained on the examples of all groups but the held-out ones.
 
     The loss is that of the regret head, plus `config.meta_loss_weight` times that of the final-loss head.
@@ -122,7 +120,7 @@ def _train_epoch(
 ) -> float:
     losses = []
     order_E = torch.randperm(len(examples), generator=generator)
-    for indices_B in order_E.split(config.batch_size):
+    for indices_B in torch.split(order_E, config.batch_size):
         traces, positions, targets, finals = _tensors(examples.subset(indices_B.numpy()), config)
         traces = _with_groups_hidden(traces, config.mask_rate, generator)
         loss = _loss(member, traces, positions, targets, finals, config)
@@ -168,7 +166,7 @@ def _loss(
 
 
 def decided_log_peaks(controller: LearnedController, examples: Examples) -> np.ndarray:
-    """The log peak LR (E,) the controller chooses at each fork, fed its trace step by step as in a live run."""
+    """The log peak LR (E,) the controller chooses at each fork, fed its trace step by step as live."""
     chosen = []
     for trace_TF, end, log_reference in zip(
         examples.traces_ETF, examples.positions_E, examples.log_reference_E, strict=True

@@ -33,7 +33,7 @@ class Learner(nn.Module):
         self.register_buffer("sd_F", torch.ones(num_features))
 
     def encode(self, features_F: Tensor) -> Tensor:
-        """Standardised features with missing (NaN) ones at zero, and a mark for each present one; (..., 2F)."""
+        """Standardised features, missing (NaN) ones at zero, and a mark for each present one; (..., 2F)."""
         present = ~features_F.isnan()
         standardised = ((features_F - self.mean_F) / self.sd_F).clamp(-CLIP, CLIP)
         return torch.cat([standardised.nan_to_num(0.0), present.to(features_F.dtype)], dim=-1)

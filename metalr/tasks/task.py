@@ -155,8 +155,8 @@ def _split(config: TaskConfig, raw: RawDataset) -> dict[str, RawPart]:
     if num_train + num_inner + num_outer > available:
         asked = f"num_train={config.num_train or '1 or more'} + num_inner_valid={num_inner}"
         raise DataError(
-            f"{config.dataset}: {asked} + num_outer_valid={num_outer} need more than the {available} images of "
-            "its train part; lower one of them"
+            f"{config.dataset}: {asked} + num_outer_valid={num_outer} need more than the {available} images "
+            "of its train part; lower one of them"
         )
     if config.num_test is not None and config.num_test > available_test:
         raise DataError(

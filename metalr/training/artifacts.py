@@ -15,6 +15,7 @@ __all__ = [
     "append_json_line",
     "read_json",
     "read_json_lines",
+    "remove_leftovers",
     "sha256_of_file",
     "write_atomically",
     "write_json",
@@ -32,7 +33,14 @@ def write_atomically(path: Path, content: bytes) -> None:
     Temporary name in the same directory, flush, fsync, rename. Raises OSError naming `path`
     where the disk refuses; the previous version and nothing else is then left behind.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _replace(path, content)
+    except OSError as error:
+        raise type(error)(error.errno, error.strerror or str(error), str(path)) from error
+
+
+def _replace(path: Path, content: bytes) -> None:
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     try:
         with os.fdopen(descriptor, "wb") as handle:
@@ -44,6 +52,17 @@ def write_atomically(path: Path, content: bytes) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)  # the rename itself
+    finally:
+        os.close(folder)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Delete the temporary files that a kill in the middle of `write_atomically` left in `folder`."""
+    for leftover in folder.glob(".*.tmp"):
+        leftover.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -51,10 +70,14 @@ def write_json(path: Path, value: Any) -> None:
     write_atomically(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
 
 
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no JSON")
+
+
 def read_json(path: Path) -> Any:
     """The value in the JSON file `path`. Raises ArtifactError where it is missing or damaged."""
     try:
-        return json.loads(path.read_bytes())
+        return json.loads(path.read_bytes(), parse_constant=_refuse)
     except FileNotFoundError:
         raise ArtifactError(f"{path}: no such file") from None
     except ValueError as error:
@@ -71,10 +94,15 @@ def _json_line(value: Any) -> bytes:
 
 
 def append_json_line(path: Path, value: Any) -> None:
-    """Add `value` as one line of JSON at the end of `path`, in one write."""
+    """Add `value` as one line of JSON at the end of `path`, in one write.
+
+    Raises OSError naming `path` where the disk refuses; a torn line may then be its last.
+    """
     line = _json_line(value)
     with path.open("ab", buffering=0) as handle:
-        handle.write(line)
+        rest = memoryview(line)
+        while rest:  # a disk that fills up takes a part first, and refuses the rest
+            rest = rest[handle.write(rest) :]
 
 
 def read_json_lines(path: Path) -> list[Any]:
@@ -88,7 +116,7 @@ def read_json_lines(path: Path) -> list[Any]:
     values = []
     for number, line in enumerate(complete, start=1):
         try:
-            values.append(json.loads(line))
+            values.append(json.loads(line, parse_constant=_refuse))
         except ValueError:
             raise ArtifactError(
                 f"{path}: line {number} is damaged; delete the directory {path.parent} to run again"

@@ -157,9 +157,7 @@ def _train_steps(training: Training, observe: bool) -> tuple[Tensor, list[Tensor
     task, config, optimizer = training.task, training.config, training.optimizer
     steps = training.steps_per_epoch
     generator = epoch_generator(training.seed, training.epoch, training.device)
-    order = torch.randperm(
-        len(task.splits["train"].labels_B), generator=generator, device=training.device
-    )
+    order = torch.randperm(len(task.splits["train"].labels_B), generator=generator, device=training.device)
     losses_S = torch.empty(steps, device=training.device)
     sample_every = max(1, steps // GRADIENT_SAMPLES)
     norms: list[Tensor] = []
@@ -187,12 +185,15 @@ def _seeded(training: Training) -> Iterator[None]:
     """Dropout and the like draw from torch's global stream: seed it for this epoch, and put it back."""
     device = training.device
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(epoch_generator(training.seed, training.epoch, torch.device("cpu"), "model").initial_seed())
+        torch.manual_seed(
+            epoch_generator(training.seed, training.epoch, torch.device("cpu"), "model").initial_seed()
+        )
         yield
 
 
 def _norm(tensors: list[Tensor]) -> Tensor:
-    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(tensors)))
+    norm: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(tensors)))
+    return norm
 
 
 def _loss_measurements(losses_S: Tensor) -> dict[str, float | None]:

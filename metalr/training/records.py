@@ -1,10 +1,10 @@
 """What a run is (`RunSpec`), what it left behind (`RunRecord`), and where it lies (`RunStore`).
 
-    runs/<run_id>/spec.json       every setting that can change the result
-                  metrics.jsonl   one line an epoch, append-only
-                  forks.jsonl     one line a fork candidate (harvest only)
-                  ckpt-<epoch>.pt to go on after a kill
-                  result.json     written last and atomically: its presence means "finished"
+runs/<run_id>/spec.json       every setting that can change the result
+              metrics.jsonl   one line an epoch, append-only
+              forks.jsonl     one line a fork candidate (harvest only)
+              ckpt-<epoch>.pt to go on after a kill
+              result.json     written last and atomically: its presence means "finished"
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from metalr.training.artifacts import ArtifactError, read_json, read_json_lines,
 
 __all__ = ["SCHEMA_VERSION", "ForkPlan", "Job", "RunRecord", "RunSpec", "RunStore"]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION: Literal[1] = 1
 """Raised whenever the same settings would give another result, or another layout of the records."""
 
 
@@ -89,8 +89,9 @@ class RunRecord:
     run_id: str
     spec: RunSpec
     rows: list[dict[str, Any]]
-    """One per epoch in order. `epoch` counts completed epochs: row 0 is before training (`probe`, `observation`);
-    the others hold `lr` (mean over the epoch's steps), `split/metric` values, `time/*_s`, `observation`, `decision`."""
+    """One per epoch in order. `epoch` counts completed epochs: row 0 is before training (`probe`,
+    `observation`); the others hold `lr` (mean over the epoch's steps), `split/metric` values, `time/*_s`,
+    `observation`, `decision`, `features`. A value that was not finite is null."""
     forks: list[dict[str, Any]]
     """One per candidate: `epoch`, `candidate`, `peak_lr`, `next_loss`, `final_loss` (null when diverged)."""
     result: dict[str, Any]

@@ -35,6 +35,7 @@ from metalr.tasks import Task
 from metalr.training.artifacts import (
     append_json_line,
     read_json_lines,
+    remove_leftovers,
     write_atomically,
     write_json_lines,
 )
@@ -98,6 +99,7 @@ def train_run(
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / "lock"):
         if not store.is_finished(spec.run_id):
+            remove_leftovers(folder)
             torch.set_num_threads(spec.train.threads)
             write_atomically(folder / "spec.json", canonical_json(spec).encode())
             store.commit(spec.run_id, _train_to_the_end(job, task, controller, folder, on_epoch))
@@ -199,7 +201,9 @@ def _steps_per_epoch(spec: RunSpec, task: Task, probe: ProbeCurve | None) -> int
     size = len(task.splits["train"].labels_B)
     steps = size // spec.train.batch_size
     if steps < 1:
-        raise ValueError(f"train.batch_size={spec.train.batch_size} is larger than the {size} training images")
+        raise ValueError(
+            f"train.batch_size={spec.train.batch_size} is larger than the {size} training images"
+        )
     if spec.control is not None and spec.control.probe is not None and probe is not None:
         # The planned length, not the one an explosion cut short: a budget must not depend on luck.
         spent = spec.control.probe.num_steps
@@ -289,7 +293,7 @@ def _plain(value: float) -> float | None:
 
 
 def _is_sound(live: LiveRun) -> bool:
-    """Whether training can go on: after a rollback the weights are finite again, otherwise it has diverged."""
+    """Whether training can go on: a rollback makes the weights finite again, else it has diverged."""
     return weights_are_finite(live.training.model)
 
 

@@ -63,8 +63,6 @@ def _row(epoch: int, lr: float, share: float, controlled: bool) -> dict[str, Any
         "train/loss": 2.4 * (1 - share),
         "inner_valid/loss": 2.5 * (1 - share),
         "inner_valid/accuracy": share,
-        "outer_valid/loss": 2.5 * (1 - share),
-        "outer_valid/accuracy": share,
         "time/train_s": 1.0,
         "time/eval_s": 0.25,
         "time/control_s": 0.02 if controlled else 0.0,

@@ -168,6 +168,25 @@ def test_lrs_of_zero_can_be_drawn(
     assert summary["cells"][0]["methods"]["cosine"]["num_lrs_clamped"] == 5
 
 
+def test_curves_show_the_split_that_every_method_recorded(
+    build: Build, config_with: Configure, tmp_path: Path
+) -> None:
+    config = config_with(methods=["cosine", "metalr-mlp"], initial_lrs=[0.1], seeds=[0])
+    records = build(config, accuracy)
+
+    def axis_words() -> str:
+        write_report(records, config, {}, tmp_path)
+        return next((tmp_path / "figures").glob("accuracy-digits*.svg")).read_text()
+
+    assert "inner_valid accuracy (%)" in axis_words()
+    for row in records[0].epochs:
+        row["outer_valid/accuracy"] = 0.5
+    assert "inner_valid accuracy (%)" in axis_words()
+    for row in records[1].epochs:
+        row["outer_valid/accuracy"] = 0.5
+    assert "outer_valid accuracy (%)" in axis_words()
+
+
 def luminance(color: str) -> float:
     channels = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
     linear = [c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]

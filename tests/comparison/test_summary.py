@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -48,6 +49,8 @@ def test_a_better_method_is_found_better(build: Build, config_with: Configure) -
     assert pair["p"] == 0.03125 and pair["p_holm"] == 0.0625 and not pair["significant"]
     assert summary["tuned"][0]["best"] == "cosine"
     assert "ends above the best tuned baseline (cosine at 0.1): +1.00 pp" in verdict(summary)
+    found = re.search(r"interval ([+-][\d.]+) to ([+-][\d.]+); 6 seeds", verdict(summary))
+    assert found is not None and 0.9 < float(found[1]) < 1.0 < float(found[2]) < 1.1
     assert summary["overall"]["metalr-mlp"]["mean_rank"] == 1.0
 
 
@@ -173,8 +176,11 @@ def test_one_seed_one_lr_few_methods(
 
 def test_order_of_records_makes_no_difference(build: Build, config_with: Configure) -> None:
     config = config_with(methods=["constant", "cosine", "metalr-mlp"], initial_lrs=[0.1, 1.0])
-    records = build(config, lambda spec: planted(spec, {"constant": 80, "cosine": 82, "metalr-mlp": 83}))
-    assert json.dumps(summarise(records, config, {})) == json.dumps(summarise(records[::-1], config, {}))
+    means = {"constant": 80.0, "cosine": 82.0, "metalr-mlp": 83.0}
+    for accuracy in (lambda spec: planted(spec, means), lambda spec: 80.0):  # the second one is all ties
+        records = build(config, accuracy)
+        forward, backward = (summarise(order, config, {}) for order in (records, records[::-1]))
+        assert json.dumps(forward) == json.dumps(backward)
 
 
 def test_runs_of_other_settings_are_refused(build: Build, config_with: Configure) -> None:

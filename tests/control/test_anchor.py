@@ -15,7 +15,9 @@ def test_linear_anchor_with_a_tenth_of_warmup(progress: float, height: float) ->
     assert anchor(progress, "linear", 0.1) == pytest.approx(height, abs=1e-12)
 
 
-@pytest.mark.parametrize(("progress", "height"), [(0.0, 1.0), (1 / 3, 0.75), (0.5, 0.5), (2 / 3, 0.25), (1.0, 0.0)])
+@pytest.mark.parametrize(
+    ("progress", "height"), [(0.0, 1.0), (1 / 3, 0.75), (0.5, 0.5), (2 / 3, 0.25), (1.0, 0.0)]
+)
 def test_cosine_anchor_without_warmup(progress: float, height: float) -> None:
     assert anchor(progress, "cosine") == pytest.approx(height, abs=1e-12)
 

@@ -86,7 +86,13 @@ def test_losses_in_other_units_of_log_classes_give_the_same_features() -> None:
             o,
             **{
                 name: getattr(o, name) * factor
-                for name in ("train_loss", "train_loss_first", "train_loss_last", "train_loss_sd", "inner_valid_loss")
+                for name in (
+                    "train_loss",
+                    "train_loss_first",
+                    "train_loss_last",
+                    "train_loss_sd",
+                    "inner_valid_loss",
+                )
             },
         )
         for o in TRACE
@@ -95,14 +101,18 @@ def test_losses_in_other_units_of_log_classes_give_the_same_features() -> None:
     names = ["log_train_loss", "train_loss_slope_1", "gap", "within_epoch_trend", "log_inner_valid_loss"]
     columns = [FEATURE_NAMES.index(name) for name in names]
     np.testing.assert_allclose(
-        feature_rows(scaled, other, None)[:, columns], feature_rows(TRACE, SETTING, None)[:, columns], rtol=1e-9
+        feature_rows(scaled, other, None)[:, columns],
+        feature_rows(TRACE, SETTING, None)[:, columns],
+        rtol=1e-9,
     )
 
 
 @settings(max_examples=200)
 @given(st.lists(st.one_of(st.none(), st.floats(allow_nan=True)), min_size=12, max_size=12))
 def test_any_measurements_give_finite_or_missing_features(values: list[float | None]) -> None:
-    names = [field.name for field in dataclasses.fields(Observation) if field.name not in ("epoch", "is_finite")]
+    names = [
+        field.name for field in dataclasses.fields(Observation) if field.name not in ("epoch", "is_finite")
+    ]
     wild = Observation.from_measurements(1, dict(zip(names, values, strict=True)))
     row = feature_row([TRACE[0], wild], SETTING, PROBE)
     assert row.shape == (len(FEATURE_NAMES),)

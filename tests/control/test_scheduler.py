@@ -6,12 +6,12 @@ import warnings
 
 import pytest
 import torch
+from control.controllers import BrokenController, RuleController
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.optim.lr_scheduler import SequentialLR
 
-from controllers import BrokenController, RuleController
 from metalr.config import ControlConfig
 from metalr.control import MetaLR, Observation
 
@@ -75,7 +75,9 @@ def test_parameter_groups_keep_their_ratios() -> None:
     optimizer = torch.optim.SGD([{"params": [first], "lr": 0.1}, {"params": [second], "lr": 0.001}], lr=1.0)
     scheduler = MetaLR(optimizer, RuleController(lambda t, _: 4), total_epochs=3)
     for _ in range(3):
-        assert optimizer.param_groups[1]["lr"] == pytest.approx(optimizer.param_groups[0]["lr"] / 100, rel=1e-12)
+        assert optimizer.param_groups[1]["lr"] == pytest.approx(
+            optimizer.param_groups[0]["lr"] / 100, rel=1e-12
+        )
         optimizer.step()
         scheduler.step(1.0)
 
@@ -102,7 +104,9 @@ def test_a_controller_that_breaks_is_held_at_its_last_peak() -> None:
 
 def test_an_exploded_epoch_is_rolled_back_and_the_lr_halved() -> None:
     model, optimizer = one_weight(0.1)
-    scheduler = MetaLR(optimizer, RuleController(lambda t, _: 2), total_epochs=4, model=model, config=NO_WARMUP)
+    scheduler = MetaLR(
+        optimizer, RuleController(lambda t, _: 2), total_epochs=4, model=model, config=NO_WARMUP
+    )
     model.weight.data.fill_(0.5)
     optimizer.step()
     scheduler.step({"train/loss": 1.0})  # a good epoch: remembered
@@ -253,4 +257,9 @@ def test_an_observation_object_is_taken_whole() -> None:
     scheduler = MetaLR(optimizer, RuleController(lambda t, _: 2), total_epochs=3)
     optimizer.step()
     scheduler.step(Observation(epoch=1, train_loss=1.0, grad_norm=2.0))
-    assert scheduler.state_dict()["trace"][-1] == {"epoch": 1, "train_loss": 1.0, "grad_norm": 2.0, "is_finite": True}
+    assert scheduler.state_dict()["trace"][-1] == {
+        "epoch": 1,
+        "train_loss": 1.0,
+        "grad_norm": 2.0,
+        "is_finite": True,
+    }

@@ -192,7 +192,8 @@ def test_a_worker_killed_from_outside_costs_its_own_job_one_attempt(tmp_path, co
     assert sorted(done) == list(range(9))
     attempts = _attempts(store)
     assert {seed: len(pids) for seed, pids in attempts.items()} == {**dict.fromkeys(range(9), 1), 4: 2}
-    assert len({pid for pids in attempts.values() for pid in pids}) == 3, "siblings kept their processes"
+    others = {pid for pids in attempts.values() for pid in pids} - {attempts[4][0]}
+    assert len(others) <= 2, "the sibling kept its process, the lost one had at most one successor"
 
 
 def test_a_worker_that_always_dies_fails_its_job_alone(tmp_path, command, caplog) -> None:

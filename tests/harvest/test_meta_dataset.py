@@ -184,17 +184,30 @@ def test_a_trunk_becomes_these_rows() -> None:
 
 
 def test_regret_by_hand() -> None:
-    losses = {0: [0.75, 0.5, 1.5], 1: [None, 0.5, 0.25], 2: [None, None, None], 3: [None, 2.0, None]}
-    forks = pd.DataFrame(
-        [
-            {"run_id": "a", "epoch": epoch, "final_loss": loss}
-            for epoch, row in losses.items()
-            for loss in row
-        ],
-    ).astype({"final_loss": float})
+    losses = {
+        0: [0.75, 0.5, 1.5],
+        1: [None, 0.5, 0.25],
+        2: [None, None, None],
+        3: [None, 2.0, None],
+        4: [1e20, 0.5, None],
+        5: [10.0, 0.5, 10.5],
+        6: [11.0, 12.0, None],
+    }
+    rows = [
+        {"run_id": "a", "epoch": epoch, "final_loss": loss} for epoch, row in losses.items() for loss in row
+    ]
     penalty = math.log(10)
-    expected = [0.25, 0.0, 1.0, 0.25 + penalty, 0.25, 0.0, penalty, penalty, penalty, penalty, 0.0, penalty]
-    assert regret_of(forks, "final_loss").tolist() == pytest.approx(expected, abs=1e-15)
+    expected = [
+        [0.25, 0.0, 1.0],
+        [0.25 + penalty, 0.25, 0.0],
+        [penalty, penalty, penalty],
+        [penalty, 0.0, penalty],
+        [penalty, 0.0, penalty],
+        [9.5, 0.0, 9.5 + penalty],
+        [penalty, penalty, penalty],
+    ]
+    found = regret_of(pd.DataFrame(rows).astype({"final_loss": float}), "final_loss")
+    assert found.to_numpy().reshape(-1, 3) == pytest.approx(np.array(expected), abs=1e-15)
 
 
 def test_regret_is_finite_and_follows_a_slow_reference(dataset) -> None:

@@ -136,6 +136,13 @@ def test_a_cached_copy_of_the_hub_works_without_a_network(
     from huggingface_hub import constants
 
     _fill_library_cache(no_network, hub_folder)
+    load_dataset = datasets.load_dataset
+
+    def load_offline(*args: Any, **kwargs: Any) -> Any:
+        assert (datasets.config.HF_HUB_OFFLINE, constants.HF_HUB_OFFLINE) == (True, True)
+        return load_dataset(*args, **kwargs)
+
+    monkeypatch.setattr(datasets, "load_dataset", load_offline)
     raw, direct = load_cifar10(DataConfig()), load_folder(hub_folder)
     assert np.array_equal(raw.train.images_NCHW, direct.train.images_NCHW)
     assert np.array_equal(raw.test.labels_N, direct.test.labels_N)

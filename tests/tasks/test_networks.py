@@ -38,7 +38,7 @@ def test_resnet18_computes_what_torchvision_computes(training: bool) -> None:
     for name, value in theirs.state_dict().items():  # running statistics included
         assert torch.equal(ours.state_dict()[name], value), name
     with torch.no_grad():  # negative control: one weight moved is seen
-        ours.get_submodule("layer4.1.conv2").weight.mul_(1.01)  # type: ignore[operator,union-attr]
+        ours.get_submodule("layer4.1.conv2").weight.mul_(1.01)  # type: ignore[operator]
         assert not torch.equal(ours.eval()(images), theirs.eval()(images))
 
 
@@ -133,7 +133,7 @@ def test_unknown_names_and_tiny_images_are_refused() -> None:
 
 
 def test_the_smallest_width_trains_in_channels_last() -> None:
-    network = make_network("resnet18", 3, 10, 8, 8).to(memory_format=torch.channels_last)
+    network = make_network("resnet18", 3, 10, 8, 8).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     images = torch.randn(8, 3, 8, 8).contiguous(memory_format=torch.channels_last)
     network(images).square().mean().backward()
     gradients = [parameter.grad for parameter in network.parameters()]

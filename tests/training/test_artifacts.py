@@ -114,7 +114,6 @@ def test_written_file_is_readable_by_others_and_folders_are_made(tmp_path: Path)
     assert stat.S_IMODE(path.stat().st_mode) == 0o644
 
 
-@pytest.mark.xfail(strict=True, reason="the error of the disk does not name the file yet")
 def test_refusing_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The message must lead to the file that could not be written."""
     fail_at("write", monkeypatch, OSError())
@@ -234,7 +233,6 @@ class ShortWriter:
         return getattr(self.file, name)
 
 
-@pytest.mark.xfail(strict=True, reason="a short write leaves a torn line without an error yet")
 def test_short_write_does_not_lose_the_rest_of_a_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

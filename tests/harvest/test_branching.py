@@ -1,0 +1,125 @@
+"""Forks: common random numbers, the trunk undisturbed, nothing trained twice."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from training.tiny import CONTROL, TASK, TRAIN, job_of, tiny_spec, tiny_task, trunk_spec, without_times
+
+from metalr.control import anchored_schedule
+from metalr.harvest.branching import run_trunk
+from metalr.training import ForkPlan, Job, RunStore, train_run
+from metalr.training.loop import Training, evaluate, make_optimizer, train_epoch
+from metalr.training.run import LiveRun
+
+
+def test_a_trunk_is_not_disturbed_by_its_forks(tmp_path: Path) -> None:
+    forked = run_trunk(job_of(trunk_spec(), tmp_path / "forked"), tiny_task())
+    without = trunk_spec(forks=ForkPlan(epochs=[], peak_factors=[1.0]))
+    plain = run_trunk(job_of(without, tmp_path / "plain"), tiny_task())
+    assert without_times(forked.rows) == without_times(plain.rows)
+    assert forked.result["final"] == plain.result["final"]
+    assert plain.forks == []
+
+
+def test_every_candidate_of_every_fork_is_there_once(tmp_path: Path) -> None:
+    told: list[int] = []
+    record = run_trunk(job_of(trunk_spec(), tmp_path), tiny_task(), told.append)
+    assert [(row["epoch"], row["candidate"]) for row in record.forks] == [
+        (0, 0), (0, 1), (0, 2), (2, 0), (2, 1), (2, 2),
+    ]  # fmt: skip
+    reference = record.rows[0]["probe"]["reference_lr"]
+    assert [row["peak_lr"] / reference for row in record.forks[:3]] == pytest.approx([0.25, 1.0, 4.0])
+    assert sum(told) == 4 + 3 * 4 + 3 * 2
+
+
+def test_a_branch_against_training_it_by_hand(tmp_path: Path) -> None:
+    """The middle candidate of the fork at epoch 2, trained from a copy of the trunk's state."""
+    spec = trunk_spec()
+    record = run_trunk(job_of(spec, tmp_path / "forked"), tiny_task())
+    kept: list[Training] = []
+
+    def keep(live: LiveRun) -> None:
+        if live.training.epoch == 2:
+            state = {"m": live.training.model.state_dict(), "o": live.training.optimizer.state_dict()}
+            torch.save(state, tmp_path / "state.pt")
+            kept.append(live.training)
+
+    train_run(Job(spec=spec, store=str(tmp_path / "copy")), tiny_task(), None, keep)
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    model = tiny_task().make_model(0)
+    model.load_state_dict(state["m"])
+    optimizer = make_optimizer(model, spec.train)
+    optimizer.load_state_dict(state["o"])
+    peak = record.forks[4]["peak_lr"]
+    steps = kept[0].steps_per_epoch
+    schedule = anchored_schedule(optimizer, peak, 2, 4, steps, CONTROL.anchor, CONTROL.warmup_fraction)
+    branch = Training(tiny_task(), spec.train, model, optimizer, schedule, spec.seed, steps, epoch=2)
+    losses = []
+    for _ in range(2):
+        train_epoch(branch)
+        losses.append(evaluate(model, branch.task, "outer_valid", spec.train).loss)
+    assert [record.forks[4]["next_loss"], record.forks[4]["final_loss"]] == losses
+
+
+def test_candidates_meet_the_same_batches(tmp_path: Path) -> None:
+    """Common random numbers: two candidates at the same LR end alike to the last bit."""
+    twins = trunk_spec(forks=ForkPlan(epochs=[1], peak_factors=[1.0, 1.0, 1.01]))
+    first, second, other = run_trunk(job_of(twins, tmp_path), tiny_task()).forks
+    assert first["final_loss"] == second["final_loss"]
+    assert first["final_loss"] != other["final_loss"]
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("after", [2, 7, 17, 20])
+def test_a_trunk_killed_in_a_fork_goes_on_without_repeating_it(after: int, tmp_path: Path) -> None:
+    spec = trunk_spec()
+    expected = run_trunk(job_of(spec, tmp_path / "straight"), tiny_task())
+    count = 0
+
+    def kill(epochs: int) -> None:
+        nonlocal count
+        count += epochs
+        if count >= after:
+            raise Killed
+
+    with pytest.raises(Killed):
+        run_trunk(job_of(spec, tmp_path / "killed"), tiny_task(), kill)
+    path = tmp_path / "killed" / spec.run_id / "forks.jsonl"
+    with path.open("ab") as handle:
+        handle.write(b'{"epoch": 0, "cand')  # torn by the kill
+    record = run_trunk(job_of(spec, tmp_path / "killed"), tiny_task())
+    assert without_times(record.forks) == without_times(expected.forks)
+    assert without_times(record.rows) == without_times(expected.rows)
+
+
+def test_a_candidate_that_diverges_is_recorded_as_such(tmp_path: Path) -> None:
+    plan = ForkPlan(epochs=[0], peak_factors=[1.0, 1e6])
+    fine, diverged = run_trunk(job_of(trunk_spec(forks=plan), tmp_path), tiny_task()).forks
+    assert fine["final_loss"] is not None
+    assert diverged["final_loss"] is None
+
+
+def test_labels_come_from_outer_valid_and_test_is_never_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = tiny_task()
+    reads: set[str] = set()
+    original = type(task).eval_batch
+    monkeypatch.setattr(
+        type(task), "eval_batch", lambda self, split, *a: (reads.add(split), original(self, split, *a))[1]
+    )
+    run_trunk(job_of(trunk_spec(), tmp_path / "trunk"), task)
+    assert reads == {"inner_valid", "outer_valid"}
+    train_run(job_of(tiny_spec(), tmp_path / "plain"), task)  # negative control: compare's runs do read it
+    assert "test" in reads
+
+
+def test_an_ordinary_run_is_refused_as_a_trunk(tmp_path: Path) -> None:
+    spec = tiny_spec(task=TASK, train=TRAIN)
+    with pytest.raises(ValueError, match="is no trunk"):
+        run_trunk(job_of(spec, tmp_path), tiny_task())
+    assert not RunStore(tmp_path).is_finished(spec.run_id)

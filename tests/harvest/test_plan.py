@@ -1,0 +1,95 @@
+from collections import Counter
+
+import pytest
+
+from metalr.config import ConfigError, ExperimentConfig, apply_overrides
+from metalr.harvest.plan import candidate_factors, epochs_of, estimate_cost, plan_trunks, resolved_device
+
+
+def plan(**harvest: object) -> list:
+    changes = {f"harvest.{name}": value for name, value in harvest.items()}
+    config = apply_overrides(ExperimentConfig(), {"train.device": "cpu", **changes})
+    return plan_trunks(config, lambda recipe: "0" * 64)
+
+
+SMALL = {
+    "mixture": [{}, {"task.network": "cnn"}],
+    "schedules": ["constant", "cosine"],
+    "initial_lrs": [0.01, 0.1],
+    "budgets": [4],
+    "seeds": [7],
+    "max_runs": None,
+    "fork_fractions": [0.0, 0.5],
+}
+
+
+def test_the_product_with_one_fork_before_training_for_each_start() -> None:
+    specs = plan(**SMALL)
+    assert len(specs) == 8
+    assert (
+        Counter((spec.task.network, spec.method, spec.train.lr) for spec in specs).most_common(1)[0][1] == 1
+    )
+    at_start = [spec for spec in specs if 0 in spec.forks.epochs]
+    assert sorted(spec.task.network for spec in at_start) == ["cnn", "mlp"]
+    assert all(2 in spec.forks.epochs for spec in specs)
+
+
+def test_a_thinned_plan_keeps_every_value_about_equally_often() -> None:
+    specs = plan(max_runs=24, seeds=[1, 2, 3], budgets=[4, 8])
+    assert len(specs) == 24
+    for counts in (
+        Counter(spec.method for spec in specs),
+        Counter(spec.train.lr for spec in specs),
+        Counter(spec.train.epochs for spec in specs),
+        Counter(spec.seed for spec in specs),
+    ):
+        assert max(counts.values()) - min(counts.values()) <= 2
+    assert [spec.run_id for spec in specs] == [
+        spec.run_id for spec in plan(max_runs=24, seeds=[1, 2, 3], budgets=[4, 8])
+    ]
+
+
+def test_epochs_with_branches_by_hand() -> None:
+    spec = next(spec for spec in plan(**SMALL, num_candidates=5) if 0 in spec.forks.epochs)
+    assert epochs_of(spec) == 4 + 5 * 4 + 5 * 2
+
+
+def test_candidates_are_evenly_spaced_in_log() -> None:
+    config = apply_overrides(
+        ExperimentConfig(), {"harvest.num_candidates": 5, "harvest.candidate_span": [0.25, 4.0]}
+    )
+    assert candidate_factors(config) == pytest.approx([0.25, 0.5, 1.0, 2.0, 4.0])
+
+
+def test_a_wrong_mixture_entry_is_refused_with_its_path() -> None:
+    with pytest.raises(ConfigError, match="task.netwrk"):
+        plan(mixture=[{"task.netwrk": "cnn"}])
+
+
+def test_control_settings_that_cannot_change_a_trunk_do_not_change_its_id() -> None:
+    def ids(**control: object) -> list[str]:
+        changes = {f"control.{name}": value for name, value in control.items()}
+        config = apply_overrides(ExperimentConfig(), {"train.device": "cpu", **changes})
+        return [spec.run_id for spec in plan_trunks(config, lambda recipe: "0" * 64)]
+
+    assert ids(backoff=0.3) == ids()
+    assert ids(warmup_fraction=0.2) != ids()
+
+
+def test_an_absent_gpu_is_named() -> None:
+    assert resolved_device("cpu") == "cpu"
+    import torch
+
+    if not torch.cuda.is_available():
+        with pytest.raises(ValueError, match="torch sees no GPU"):
+            resolved_device("cuda")
+        assert resolved_device("auto") == "cpu"
+
+
+def test_the_estimate_counts_runs_and_epochs() -> None:
+    from training.tiny import tiny_task, trunk_spec
+
+    specs = [trunk_spec(), trunk_spec("constant")]
+    estimate = estimate_cost(specs, lambda spec: tiny_task(), 2)
+    assert (estimate.num_runs, estimate.num_epochs) == (2, 2 * (4 + 3 * 4 + 3 * 2))
+    assert estimate.wall_time_s > 0.0
