@@ -113,7 +113,7 @@ class _LineTracker:
     def advance(self, n: int = 1, note: str = "") -> None:
         with self._lock:
             self._done += n
-            if self._done >= self._total or self._clock() - self._last >= _LINE_INTERVAL_S:
+            if (n and self._done >= self._total) or self._clock() - self._last >= _LINE_INTERVAL_S:
                 self._print(note)
 
     def _print(self, note: str) -> None:

@@ -134,6 +134,10 @@ def compare(config: ExperimentConfig, display: Display) -> Path:
     """Run every method of the recipe on every cell and seed, and write the report; returns its path."""
     controllers = _controllers(config, display)
     specs = _comparison_specs(config, controllers)
+    folder = _folders(config).results
+    if not _unfinished(config, specs) and _is_reported(folder, specs):
+        display.announce(f"Report of {len(specs)} runs, there already: {folder / 'report.html'}")
+        return folder / "report.html"
     tracker = _tracker(config, "compare")
     for name in controllers:
         tracker.use_artifact(f"controller-{config.name}-{name}", "model")
@@ -157,7 +161,7 @@ def report(config: ExperimentConfig, display: Display) -> Path:
     if missing:
         raise ArtifactError(f"{folder}: no controller {', '.join(missing)}; run `metalr compare` first")
     specs = _comparison_specs(config, {name: folder / f"{name}.safetensors" for name in learners})
-    unfinished = [spec for spec in specs if not RunStore(config.store).is_finished(spec.run_id)]
+    unfinished = _unfinished(config, specs)
     if unfinished:
         raise ArtifactError(
             f"{len(unfinished)} of {len(specs)} runs of this comparison are unfinished in {config.store!r}; "
@@ -233,8 +237,7 @@ def _run_all(
     on_done: Any,
 ) -> None:
     """Bring every run to its committed result, showing what it will cost and how far it is."""
-    store = RunStore(config.store)
-    todo = [spec for spec in specs if not store.is_finished(spec.run_id)]
+    todo = _unfinished(config, specs)
     if not todo:
         display.announce(f"{title}: all {len(specs)} runs are there already")
         return
@@ -258,6 +261,18 @@ def _run_all(
             return
         with WorkerExecutor(config.workers, on_epochs=progress.advance) as executor:
             executor.run(jobs, finished)
+
+
+def _unfinished(config: ExperimentConfig, specs: Sequence[RunSpec]) -> list[RunSpec]:
+    store = RunStore(config.store)
+    return [spec for spec in specs if not store.is_finished(spec.run_id)]
+
+
+def _is_reported(folder: Path, specs: Sequence[RunSpec]) -> bool:
+    manifest = folder / "manifest.json"
+    if not manifest.is_file() or not (folder / "report.html").is_file():
+        return False
+    return sorted(read_json(manifest)["run_ids"]) == sorted(spec.run_id for spec in specs)
 
 
 def _job(config: ExperimentConfig, spec: RunSpec, controllers: dict[str, Path]) -> Job:

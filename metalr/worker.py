@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import os
-import sys
-from collections.abc import Callable
+import queue
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -49,7 +50,7 @@ def execute(job_json: str, on_epochs: Callable[[int], None] | None = None) -> No
     train_run(job, task, controller, on_epoch)
 
 
-def serve(lines: TextIO, events: TextIO) -> None:
+def serve(lines: Iterable[str], events: TextIO) -> None:
     """Do the jobs that arrive as lines until there are no more; answer each with events."""
 
     def tell(event: str, **values: Any) -> None:
@@ -69,11 +70,28 @@ def serve(lines: TextIO, events: TextIO) -> None:
             tell("done", run_id=run_id)
 
 
+def _lines_while_the_driver_lives() -> Iterator[str]:
+    """The lines of standard input. When it closes the process ends at once, even in the middle of a job:
+    the driver is gone, and the run goes on from its checkpoint under the next one."""
+    arrived: queue.Queue[str] = queue.Queue()
+
+    def read() -> None:
+        # Not sys.stdin: a daemon thread that holds its lock aborts the interpreter at exit.
+        with open(0, encoding="utf-8", closefd=False) as lines:
+            for line in lines:
+                arrived.put(line)
+        os._exit(0)
+
+    threading.Thread(target=read, daemon=True).start()
+    while True:
+        yield arrived.get()
+
+
 def main() -> None:
     """Serve on standard input and output; whatever else prints goes to standard error."""
     events = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    serve(sys.stdin, events)
+    serve(_lines_while_the_driver_lives(), events)
 
 
 if __name__ == "__main__":

@@ -62,7 +62,7 @@ def test_candidates_are_evenly_spaced_in_log() -> None:
 
 
 def test_a_wrong_mixture_entry_is_refused_with_its_path() -> None:
-    with pytest.raises(ConfigError, match="task.netwrk"):
+    with pytest.raises(ConfigError, match=r"task\.netwrk"):
         plan(mixture=[{"task.netwrk": "cnn"}])
 
 

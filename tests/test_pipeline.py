@@ -1,0 +1,165 @@
+"""The whole way on tiny real input: harvest, meta-train, compare; then again, doing nothing."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from training.wandb_offline import clean_environment, items, of_kind, read_records
+
+from metalr import ExperimentConfig, stages
+from metalr.config import apply_overrides, load_config
+from metalr.display import SilentDisplay
+from metalr.harvest.execution import JobFailed
+from metalr.harvest.meta_dataset import load_meta_dataset
+from metalr.training import ArtifactError, RunStore
+
+RECIPES = Path(__file__).parents[1] / "experiments"
+
+
+def smoke(**changes: Any) -> ExperimentConfig:
+    settings = {"workers": 0, "wandb.mode": "disabled", "train.device": "cpu", "compare.seeds": [0, 1]}
+    config = load_config(str(RECIPES / "smoke.yaml"))
+    return apply_overrides(config, settings | changes)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pipeline")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        stages.compare(smoke(), SilentDisplay())
+    return folder
+
+
+@pytest.fixture
+def inside(finished: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(finished)
+    return finished
+
+
+def nothing_may_train(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: Any) -> None:
+        raise AssertionError("something was trained again")
+
+    monkeypatch.setattr(stages, "execute", refuse)
+    monkeypatch.setattr(stages, "fit", refuse)
+
+
+def test_every_stage_leaves_what_it_should(inside: Path) -> None:
+    dataset = load_meta_dataset(inside / "meta_data" / "smoke")
+    assert dataset.card["counts"]["runs"] == 8
+    assert (dataset.forks.groupby(["run_id", "epoch"]).size() == 4).all()
+    results = inside / "experiments" / "results" / "smoke"
+    summary = json.loads((results / "summary.json").read_text())
+    assert {cell["initial_lr"] for cell in summary["cells"]} == {0.01, 0.1}
+    for cell in summary["cells"]:
+        for method in ("constant", "step", "cosine", "metalr-mlp", "metalr-lstm"):
+            measured = cell["methods"][method]
+            assert 25.0 < measured["test_accuracy_pct"]["mean"] <= 100.0, method
+            assert measured["test_accuracy_pct"]["n"] == 2
+            assert measured["wall_time_s"] >= measured["train_time_s"] > 0.0
+    manifest = json.loads((results / "manifest.json").read_text())
+    store = RunStore(inside / "runs")
+    assert len(manifest["run_ids"]) == 2 * 5 * 2
+    assert all(store.is_finished(identity) for identity in manifest["run_ids"])
+
+
+def test_a_learned_run_is_controlled_by_the_saved_controller(inside: Path) -> None:
+    card = json.loads((inside / "runs" / "controllers" / "smoke" / "mlp.json").read_text())
+    store = RunStore(inside / "runs")
+    manifest = json.loads((inside / "experiments" / "results" / "smoke" / "manifest.json").read_text())
+    learned = [store.load(identity) for identity in manifest["run_ids"]]
+    learned = [record for record in learned if record.spec.method == "metalr-mlp"]
+    assert {record.spec.controller_sha256 for record in learned} == {card["sha256"]}
+    for record in learned:
+        peaks = [row["decision"]["peak_lr"] for row in record.rows[:-1]]
+        assert [row["observation"]["peak_lr"] for row in record.epochs] == pytest.approx(peaks, rel=1e-9)
+
+
+def test_a_second_call_trains_nothing(inside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nothing_may_train(monkeypatch)
+    report = inside / "experiments" / "results" / "smoke" / "report.html"
+    before = report.stat().st_mtime_ns
+    assert stages.compare(smoke(), SilentDisplay()).resolve() == report.resolve()
+    assert report.stat().st_mtime_ns == before
+    with pytest.raises(JobFailed, match="trained again"):  # negative control: another recipe does train
+        stages.compare(smoke(**{"compare.seeds": [0, 1, 2]}), SilentDisplay())
+
+
+def test_another_learner_setting_trains_that_learner_and_harvests_nothing(
+    inside: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(stages, "execute", None)
+    fitted: list[str] = []
+    original = stages.fit
+    monkeypatch.setattr(
+        stages, "fit", lambda examples, name, *a: (fitted.append(name), original(examples, name, *a))[1]
+    )
+    stages.train_meta(smoke(**{"meta.learners": ["mlp"]}), SilentDisplay())
+    assert fitted == []
+    stages.train_meta(smoke(**{"meta.learners": ["mlp"], "meta.seed": 7}), SilentDisplay())
+    assert fitted == ["mlp"]
+    stages.train_meta(smoke(**{"meta.learners": ["mlp"]}), SilentDisplay())  # as it was, bit for bit
+    assert stages.compare(smoke(), SilentDisplay()).is_file()
+
+
+def test_the_report_can_be_written_again_but_not_without_its_runs(
+    inside: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nothing_may_train(monkeypatch)
+    report = stages.report(smoke(), SilentDisplay()).resolve()
+    expected = report.read_bytes()
+    report.unlink()
+    stages.report(smoke(), SilentDisplay())
+    assert report.read_bytes() == expected
+    with pytest.raises(ArtifactError, match="10 of 30 runs of this comparison are unfinished"):
+        stages.report(smoke(**{"compare.seeds": [0, 1, 2]}), SilentDisplay())
+    with pytest.raises(ArtifactError, match="run `metalr compare` first"):
+        stages.report(smoke(name="other"), SilentDisplay())
+
+
+def test_one_run_by_itself(inside: Path) -> None:
+    folder = stages.train(smoke(), "linear", SilentDisplay())
+    record = RunStore(inside / "runs").load(folder.name)
+    assert (record.spec.method, record.spec.train.epochs) == ("linear", 3)
+    with pytest.raises(ValueError, match="method='linaer': not one of constant"):
+        stages.train(smoke(), "linaer", SilentDisplay())
+
+
+@pytest.mark.slow
+def test_workers_make_the_same_bits_as_this_process(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    stages.metadataset(smoke(workers=2), SilentDisplay())
+    tables = sorted((finished / "meta_data" / "smoke").glob("*.parquet"))
+    assert len(tables) == 2
+    for table in tables:
+        assert (tmp_path / "meta_data" / "smoke" / table.name).read_bytes() == table.read_bytes()
+
+
+def test_every_stage_speaks_to_wandb_and_the_local_records_agree(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    short = {"harvest.max_runs": 4, "compare.seeds": [0], "compare.initial_lrs": [0.1], "train.epochs": 2}
+    with clean_environment(tmp_path):
+        stages.compare(smoke(**{"wandb.mode": "offline", **short}), SilentDisplay())
+    files = sorted((tmp_path / "runs" / "wandb").glob("offline-run-*/run-*.wandb"))
+    by_job = {}
+    for file in files:
+        records = list(read_records(file))
+        (run,) = of_kind(records, "run")
+        by_job[run.job_type] = records
+        assert run.run_group.startswith("smoke-")
+        assert {"synthetic", "mlp"} <= set(run.tags)
+    assert set(by_job) == {"metadataset", "train-meta", "compare"}
+    manifest = json.loads((tmp_path / "experiments" / "results" / "smoke" / "manifest.json").read_text())
+    store = RunStore(tmp_path / "runs")
+    logged = [items(message.item) for message in of_kind(by_job["compare"], "history")]
+    for record in map(store.load, manifest["run_ids"]):
+        key = f"{record.spec.method}/inner_valid/accuracy"
+        assert [row[key] for row in logged if key in row] == [
+            row["inner_valid/accuracy"] for row in record.epochs
+        ]
