@@ -28,7 +28,15 @@ from metalr.learning.examples import make_examples
 from metalr.learning.fitting import Fit, fit
 from metalr.provenance import git_commit, provenance
 from metalr.tasks import Task, make_task
-from metalr.training import ArtifactError, Job, RunRecord, RunSpec, RunStore, package_versions
+from metalr.training import (
+    ArtifactError,
+    Job,
+    RunRecord,
+    RunSpec,
+    RunStore,
+    package_versions,
+    steps_per_epoch,
+)
 from metalr.training.artifacts import read_json
 from metalr.training.tracking import Tracker, log_run_record, start_tracking
 from metalr.worker import execute
@@ -241,6 +249,8 @@ def _run_all(
     if not todo:
         display.announce(f"{title}: all {len(specs)} runs are there already")
         return
+    for spec in todo:
+        steps_per_epoch(spec, _task(config, spec))  # settings that cannot work are refused before any work
     estimate = estimate_cost(todo, partial(_task, config), config.workers or 1)
     display.announce(
         f"{title}: {len(todo)} of {len(specs)} runs to train, {estimate.num_epochs:,} epochs, "

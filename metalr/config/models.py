@@ -229,6 +229,14 @@ class CompareConfig(_Section):
     num_resamples: Annotated[int, Field(ge=100)] = 9999
     """Bootstrap resamples."""
 
+    @model_validator(mode="after")
+    def _nothing_twice(self) -> CompareConfig:
+        for name in ("methods", "initial_lrs", "budgets", "seeds"):
+            values = getattr(self, name)
+            if values is not None and len(set(values)) < len(values):
+                raise ValueError(f"{name}={values} holds a value twice")
+        return self
+
 
 class DataConfig(_Section):
     """Where the images lie; never part of a run's identity (their digest is)."""

@@ -7,7 +7,7 @@ result), `checkpoint` (going on after a kill), `artifacts` (files), `tracking` (
 from metalr.training.artifacts import ArtifactError
 from metalr.training.loop import Training, evaluate, make_optimizer, train_epoch
 from metalr.training.records import ForkPlan, Job, RunRecord, RunSpec, RunStore
-from metalr.training.run import LiveRun, package_versions, train_run
+from metalr.training.run import LiveRun, package_versions, steps_per_epoch, train_run
 
 __all__ = [
     "ArtifactError",
@@ -21,6 +21,7 @@ __all__ = [
     "evaluate",
     "make_optimizer",
     "package_versions",
+    "steps_per_epoch",
     "train_epoch",
     "train_run",
 ]

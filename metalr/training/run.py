@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from filelock import FileLock
 
-from metalr.config import canonical_json
+from metalr.config import ConfigError, canonical_json
 from metalr.control import (
     Controller,
     MetaLR,
@@ -51,7 +51,7 @@ from metalr.training.loop import (
 )
 from metalr.training.records import Job, RunRecord, RunSpec, RunStore
 
-__all__ = ["LiveRun", "package_versions", "train_run"]
+__all__ = ["LiveRun", "package_versions", "steps_per_epoch", "train_run"]
 
 
 @dataclass
@@ -152,7 +152,7 @@ def _start_or_resume(
     optimizer = make_optimizer(model, spec.train)
     started = time.perf_counter()
     probe = _probe(spec, task, model, optimizer, state)
-    steps = _steps_per_epoch(spec, task, probe)
+    steps = steps_per_epoch(spec, task)
     setting = Setting(
         spec.train.epochs,
         steps,
@@ -196,24 +196,29 @@ def _probe(
     )
 
 
-def _steps_per_epoch(spec: RunSpec, task: Task, probe: ProbeCurve | None) -> int:
-    """Steps an epoch, the probe's already paid for: its steps are taken evenly out of all epochs."""
+def steps_per_epoch(spec: RunSpec, task: Task) -> int:
+    """Optimizer steps an epoch of the run; those of the probe are taken evenly out of all epochs.
+
+    The probe counts at its planned length, even where an explosion cuts it short: a budget must not depend
+    on luck.
+
+    Raises:
+        ConfigError: the settings leave no step to train.
+    """
     size = len(task.splits["train"].labels_B)
     steps = size // spec.train.batch_size
     if steps < 1:
-        raise ValueError(
-            f"train.batch_size={spec.train.batch_size} is larger than the {size} training images"
+        raise ConfigError(
+            [f"train.batch_size: {spec.train.batch_size} is larger than the {size} training images"]
         )
-    if spec.control is not None and spec.control.probe is not None and probe is not None:
-        # The planned length, not the one an explosion cut short: a budget must not depend on luck.
-        spent = spec.control.probe.num_steps
-        steps = (steps * spec.train.epochs - spent) // spec.train.epochs
-        if steps < 1:
-            raise ValueError(
-                f"control.probe.num_steps={spent} leaves no step to train in {spec.train.epochs} epochs; "
-                "make it smaller, or the budget larger"
-            )
-    return steps
+    if spec.control is None or spec.control.probe is None:
+        return steps
+    spent, epochs = spec.control.probe.num_steps, spec.train.epochs
+    left = (steps * epochs - spent) // epochs
+    if left < 1:
+        problem = f"{spent} steps leave none to train in {epochs} epochs of {steps}"
+        raise ConfigError([f"control.probe.num_steps: {problem}; take fewer, or a larger budget"])
+    return left
 
 
 def _schedule(

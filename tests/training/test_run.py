@@ -147,13 +147,13 @@ def test_the_probe_is_paid_for_out_of_the_budget(tmp_path: Path) -> None:
 
 def test_a_probe_longer_than_the_budget_is_refused(tmp_path: Path) -> None:
     control = {"probe": {"num_steps": 40}}
-    with pytest.raises(ValueError, match=r"control.probe.num_steps=40 leaves no step"):
+    with pytest.raises(ValueError, match=r"num_steps: 40 steps leave none to train in 4 epochs of 8"):
         straight(tiny_spec("metalr-mlp", control=control), tmp_path)
 
 
 def test_a_batch_larger_than_the_data_is_refused(tmp_path: Path) -> None:
     spec = tiny_spec(train=TRAIN.model_copy(update={"batch_size": 129}))
-    with pytest.raises(ValueError, match="batch_size=129 is larger than the 128"):
+    with pytest.raises(ValueError, match=r"train\.batch_size: 129 is larger than the 128"):
         straight(spec, tmp_path)
 
 
@@ -198,3 +198,29 @@ def test_two_checkpoints_are_kept_and_all_bit_flips_are_found(tmp_path: Path) ->
         assert state is not None
         assert state["epoch"] == 3
     assert load_latest_checkpoint(tmp_path / "empty", torch.device("cpu")) is None
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("method", ["cosine", "metalr-mlp"])
+def test_on_a_gpu_a_killed_run_goes_on_and_learns(method: str, tmp_path: Path) -> None:
+    from metalr.config import DataConfig
+    from metalr.tasks import make_task
+
+    train = TRAIN.model_copy(update={"device": "cuda", "dtype": "bfloat16", "channels_last": True})
+    network = TASK.model_copy(update={"network": "resnet18"})
+    task = make_task(network, DataConfig(), torch.device("cuda"))
+    spec = tiny_spec(method, train=train, task=network)
+    expected = train_run(job_of(spec, tmp_path / "straight"), task, controller_of(spec))
+
+    def kill(live: LiveRun) -> None:
+        if live.training.epoch == 2:
+            raise Killed
+
+    with pytest.raises(Killed):
+        train_run(job_of(spec, tmp_path / "killed"), task, controller_of(spec), kill)
+    resumed = train_run(job_of(spec, tmp_path / "killed"), task, controller_of(spec))
+    assert [row["lr"] for row in resumed.epochs] == [row["lr"] for row in expected.epochs]
+    final = resumed.result["final"]
+    assert final["test/loss"] == pytest.approx(expected.result["final"]["test/loss"], rel=0.05)
+    assert final["test/accuracy"] > 0.25
