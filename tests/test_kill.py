@@ -16,7 +16,7 @@ from metalr.training import RunSpec, RunStore
 
 
 def longer_trunk() -> RunSpec:
-    return trunk_spec(train=TRAIN.model_copy(update={"epochs": 60}))
+    return trunk_spec(train=TRAIN.model_copy(update={"epochs": 30}))
 
 
 def start(spec_file: Path, store: Path) -> subprocess.Popen[bytes]:
@@ -32,7 +32,7 @@ def test_a_storm_of_kills_changes_nothing(tmp_path: Path) -> None:
     spec_file = tmp_path / "spec.json"
     spec_file.write_text(canonical_json(spec))
     store, instants, kills = RunStore(tmp_path / "killed"), random.Random(0), 0
-    for _ in range(40):
+    for _ in range(12):
         process = start(spec_file, store.root)
         metrics = store.run_dir(spec.run_id) / "metrics.jsonl"
         before = metrics.stat().st_mtime_ns if metrics.exists() else 0
@@ -48,7 +48,8 @@ def test_a_storm_of_kills_changes_nothing(tmp_path: Path) -> None:
             break
     else:
         process = start(spec_file, store.root)
-        assert process.wait(timeout=120) == 0
+        process.communicate(timeout=300)
+        assert process.returncode == 0
     record = store.load(spec.run_id)
     assert kills >= 3
     assert without_times(record.rows) == without_times(expected.rows)

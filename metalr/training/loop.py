@@ -30,6 +30,7 @@ __all__ = [
     "epoch_generator",
     "evaluate",
     "make_optimizer",
+    "seeded",
     "train_epoch",
     "training_loss",
 ]
@@ -162,7 +163,7 @@ def _train_steps(training: Training, observe: bool) -> tuple[Tensor, list[Tensor
     sample_every = max(1, steps // GRADIENT_SAMPLES)
     norms: list[Tensor] = []
     lrs: list[float] = []
-    with _seeded(training):
+    with seeded(training.seed, training.epoch, training.device, "model"):
         for step in range(steps):
             indices_B = order[step * config.batch_size : (step + 1) * config.batch_size]
             loss = training_loss(training.model, *task.train_batch(indices_B, generator), config)
@@ -181,13 +182,10 @@ def _train_steps(training: Training, observe: bool) -> tuple[Tensor, list[Tensor
 
 
 @contextmanager
-def _seeded(training: Training) -> Iterator[None]:
-    """Dropout and the like draw from torch's global stream: seed it for this epoch, and put it back."""
-    device = training.device
+def seeded(seed: int, epoch: int, device: torch.device, purpose: str) -> Iterator[None]:
+    """Dropout and the like draw from torch's global stream: seed it for these steps, and put it back."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(
-            epoch_generator(training.seed, training.epoch, torch.device("cpu"), "model").initial_seed()
-        )
+        torch.manual_seed(epoch_generator(seed, epoch, torch.device("cpu"), purpose).initial_seed())
         yield
 
 

@@ -46,6 +46,7 @@ from metalr.training.loop import (
     epoch_generator,
     evaluate,
     make_optimizer,
+    seeded,
     train_epoch,
     training_loss,
 )
@@ -191,9 +192,10 @@ def _probe(
 
     indices_B = torch.randperm(size, generator=generator, device=device)[: spec.train.batch_size]
     batch = task.train_batch(indices_B, generator)
-    return lr_range_test(
-        model, optimizer, lambda step: training_loss(model, *batch, spec.train), spec.control.probe
-    )
+    with seeded(spec.seed, 0, device, "probe model"):
+        return lr_range_test(
+            model, optimizer, lambda step: training_loss(model, *batch, spec.train), spec.control.probe
+        )
 
 
 def steps_per_epoch(spec: RunSpec, task: Task) -> int:
