@@ -25,7 +25,7 @@ from metalr.harvest.meta_dataset import MetaDataset, build_meta_dataset, load_me
 from metalr.harvest.plan import epochs_of, estimate_cost, plan_trunks, resolved_device
 from metalr.learning.controller import save_controller
 from metalr.learning.examples import make_examples
-from metalr.learning.fitting import Fit, fit
+from metalr.learning.fitting import Fit, fit, num_passes
 from metalr.provenance import git_commit, provenance
 from metalr.tasks import Task, make_task
 from metalr.training import (
@@ -108,13 +108,11 @@ def train_meta(config: ExperimentConfig, display: Display) -> list[Path]:
         tracker = _tracker(config, "train-meta")
         tracker.use_artifact(f"meta-dataset-{config.name}", "dataset")
         for name in missing:
-            with display.track(f"Meta-train {name}", total=config.meta.epochs) as progress:
-
-                def on_epoch(row: dict[str, float], name: str = name) -> None:
-                    progress.advance(note=f"held-out loss {row['held_out/loss']:.3f}")
-                    tracker.log({key if key == "epoch" else f"{name}/{key}": v for key, v in row.items()})
-
-                result = fit(examples, name, config.meta, on_epoch)
+            passes = num_passes(examples, config.meta)
+            with display.track(f"Meta-train {name}", total=passes) as progress:
+                result = fit(examples, name, config.meta, progress.advance)
+            for row in result.history:
+                tracker.log({key if key == "epoch" else f"{name}/{key}": v for key, v in row.items()})
             architecture = {
                 "learner": name,
                 "hidden": config.meta.hidden,
@@ -318,10 +316,15 @@ def _counts(dataset: MetaDataset) -> str:
 
 def _show_figures(display: Display, name: str, result: Fit) -> None:
     figures = dict(result.held_out)
-    forks, groups = int(figures.pop("num_forks")), int(figures.pop("num_groups"))
+    error = figures.pop("learned_se")
+    forks, groups, folds = (int(figures.pop(f"num_{what}")) for what in ("forks", "groups", "folds"))
     rows = [[rule.replace("_", " "), f"{regret:.4f}"] for rule, regret in figures.items()]
-    title = f"{name}: mean extra final loss (nats) on {forks} held-out forks of {groups} run groups"
-    display.table(title, ["decision rule", "regret"], rows)
+    rows[0][1] += f" +- {error:.4f}"
+    display.announce(
+        f"{name}: mean extra final loss (nats) by decision rule, on {forks} held-out forks of {groups} run "
+        f"groups in {folds} folds; +- is the standard error over groups"
+    )
+    display.table("", ["decision rule", "regret"], rows)
 
 
 def _write_report(

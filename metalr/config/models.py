@@ -205,10 +205,10 @@ class MetaTrainConfig(_Section):
     """Weight of the auxiliary head's loss (the final loss to come)."""
     mask_rate: Fraction = 0.1
     """Probability of hiding a feature group from a training sample, so that missing ones are survivable."""
-    holdout_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.25
-    """Part of the run groups (task, budget, seed) that is held out for the printed figures."""
+    num_folds: Annotated[int, Field(ge=2, le=100)] = 5
+    """Folds of run groups (task, budget, seed), each held out once for the printed figures; fewer where groups are."""
     seed: Seed = 0
-    """Seed of the split, the initialisation and the batches."""
+    """Seed of the folds, the initialisation and the batches."""
 
 
 class CompareConfig(_Section):

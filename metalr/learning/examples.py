@@ -14,7 +14,7 @@ import pandas as pd
 from metalr.control import FEATURE_NAMES
 from metalr.harvest.meta_dataset import MetaDataset
 
-__all__ = ["Examples", "make_examples", "regret_at", "split_groups"]
+__all__ = ["Examples", "fold_of_groups", "make_examples", "regret_at"]
 
 REGRET_FLOOR = 0.01
 """Regrets are learned as log(regret + this), nats: differences below it are noise of the labels."""
@@ -116,22 +116,20 @@ def _padded(trace_tF: np.ndarray, length: int) -> np.ndarray:
     return np.concatenate([trace_tF, missing])
 
 
-def split_groups(groups_E: np.ndarray, holdout_fraction: float, seed: int) -> np.ndarray:
-    """Which examples are held out: a mask (E,) true for whole groups, about the given part of them.
+def fold_of_groups(groups_E: np.ndarray, num_folds: int, seed: int) -> np.ndarray:
+    """The fold (E,) in which each example is held out: whole groups, as evenly as they go.
 
-    No group has examples on both sides, and neither side is empty.
+    No group has examples in two folds. With fewer groups than folds there is one fold a group.
 
     Raises:
         ValueError: fewer than two groups.
     """
     groups = np.unique(groups_E)
     if len(groups) < 2:
-        raise ValueError(
-            f"a held-out split needs at least two run groups, the meta-dataset has {len(groups)}"
-        )
-    count = min(max(1, round(holdout_fraction * len(groups))), len(groups) - 1)
-    held_out = np.random.default_rng(seed).permutation(groups)[:count]
-    return np.isin(groups_E, held_out)
+        raise ValueError(f"held-out figures need at least two run groups, the meta-dataset has {len(groups)}")
+    shuffled = np.random.default_rng(seed).permutation(groups)
+    folds = {group: position % min(num_folds, len(groups)) for position, group in enumerate(shuffled)}
+    return np.array([folds[group] for group in groups_E])
 
 
 def regret_at(examples: Examples, log_peaks_E: np.ndarray) -> np.ndarray:

@@ -17,28 +17,30 @@ from torch.nn import functional
 from metalr.config import MetaTrainConfig
 from metalr.control import FEATURE_GROUPS, best_offset
 from metalr.learning.controller import LearnedController
-from metalr.learning.examples import Examples, regret_at, split_groups
+from metalr.learning.examples import Examples, fold_of_groups, regret_at
 from metalr.learning.learners import Learner, make_learner
 
-__all__ = ["Fit", "fit", "held_out_figures"]
+__all__ = ["Fit", "fit", "num_passes", "regrets_by_rule"]
 
-OnMetaEpoch = Callable[[dict[str, float]], None]
+OnMetaEpoch = Callable[[], None]
 
 
 @dataclass(frozen=True)
 class Fit:
-    """A trained ensemble and what it showed."""
+    """A trained ensemble and what its kind showed on held-out run groups."""
 
     members: list[Learner]
+    """Trained on the examples of all groups."""
     history: list[dict[str, float]]
-    """One row per meta-epoch: `epoch`, `train/loss`, `held_out/loss`, means over the members."""
+    """One row per meta-epoch: `epoch`, `train/loss` of the members, `held_out/loss` over the folds."""
     held_out: dict[str, float]
-    """Mean final regret in nats on the held-out forks, by decision rule, `num_forks`, `num_groups`."""
+    """Mean final regret in nats by decision rule, over all forks, each judged by an ensemble that saw no fork
+    of its group; `learned_se` (standard error over groups), `num_forks`, `num_groups`, `num_folds`."""
     wall_time_s: float
 
 
 def fit(examples: Examples, name: str, config: MetaTrainConfig, on_epoch: OnMetaEpoch | None = None) -> Fit:
-    """The learner `name` trained on the examples of all groups but the held-out ones.
+    """The learner `name` trained on all examples, and cross-validated over their run groups.
 
     The loss is that of the regret head, plus `config.meta_loss_weight` times that of the final-loss head.
     Same examples, same config: same bits.
@@ -46,22 +48,64 @@ def fit(examples: Examples, name: str, config: MetaTrainConfig, on_epoch: OnMeta
     Args:
         examples: From `make_examples`.
         name: `mlp` or `lstm`.
-        config: Adam's settings, ensemble, split.
-        on_epoch: Told each row of the history.
+        config: Adam's settings, ensemble, folds.
+        on_epoch: Called after each of the `num_passes` passes.
 
     Raises:
         ValueError: fewer than two run groups, or an unknown learner.
     """
     started = time.perf_counter()
     torch.set_num_threads(1)
-    held_out_E = split_groups(examples.groups_E, config.holdout_fraction, config.seed)
-    inside, outside = examples.subset(~held_out_E), examples.subset(held_out_E)
+    tell = on_epoch or (lambda: None)
     with torch.random.fork_rng(devices=[]):
-        members = [_new_member(inside, name, config, seed) for seed in range(config.ensemble)]
-        history = _train_members(members, inside, outside, config, on_epoch)
-    controller = LearnedController(members, examples.log_offsets_K.tolist())
-    figures = held_out_figures(controller, inside, outside)
+        figures, held_out_losses = _cross_validate(examples, name, config, tell)
+        members, history = _train_ensemble(examples, None, name, config, tell)
+    for row, loss in zip(history, held_out_losses, strict=True):
+        row["held_out/loss"] = loss
     return Fit(members, history, figures, time.perf_counter() - started)
+
+
+def num_passes(examples: Examples, config: MetaTrainConfig) -> int:
+    """How often `fit` goes through its examples: every meta-epoch of every fold and of the final ensemble."""
+    num_groups = len(np.unique(examples.groups_E))
+    return config.epochs * (min(config.num_folds, num_groups) + 1)
+
+
+def _cross_validate(
+    examples: Examples, name: str, config: MetaTrainConfig, tell: OnMetaEpoch
+) -> tuple[dict[str, float], list[float]]:
+    """The held-out figures over all folds, and the mean held-out loss after each meta-epoch."""
+    fold_E = fold_of_groups(examples.groups_E, config.num_folds, config.seed)
+    losses, groups = [], []
+    regrets: dict[str, list[np.ndarray]] = {}
+    for fold in range(int(fold_E.max()) + 1):
+        inside, outside = examples.subset(fold_E != fold), examples.subset(fold_E == fold)
+        members, history = _train_ensemble(inside, outside, name, config, tell)
+        losses.append([row["held_out/loss"] for row in history])
+        groups.append(outside.groups_E)
+        controller = LearnedController(members, examples.log_offsets_K.tolist())
+        for rule, regret_E in regrets_by_rule(controller, inside, outside).items():
+            regrets.setdefault(rule, []).append(regret_E)
+    figures = {rule: float(np.concatenate(parts).mean()) for rule, parts in regrets.items()}
+    by_group = _group_means(np.concatenate(regrets["learned"]), np.concatenate(groups))
+    figures |= {
+        "learned_se": float(by_group.std(ddof=1) / np.sqrt(len(by_group))),
+        "num_forks": float(len(examples)),
+        "num_groups": float(len(by_group)),
+        "num_folds": float(len(losses)),
+    }
+    return figures, np.mean(losses, axis=0).tolist()
+
+
+def _group_means(values_E: np.ndarray, groups_E: np.ndarray) -> np.ndarray:
+    return np.array([values_E[groups_E == group].mean() for group in np.unique(groups_E)])
+
+
+def _train_ensemble(
+    inside: Examples, outside: Examples | None, name: str, config: MetaTrainConfig, tell: OnMetaEpoch
+) -> tuple[list[Learner], list[dict[str, float]]]:
+    members = [_new_member(inside, name, config, index) for index in range(config.ensemble)]
+    return members, _train_members(members, inside, outside, config, tell)
 
 
 def _new_member(examples: Examples, name: str, config: MetaTrainConfig, index: int) -> Learner:
@@ -83,9 +127,9 @@ def _new_member(examples: Examples, name: str, config: MetaTrainConfig, index: i
 def _train_members(
     members: list[Learner],
     inside: Examples,
-    outside: Examples,
+    outside: Examples | None,
     config: MetaTrainConfig,
-    on_epoch: OnMetaEpoch | None,
+    tell: OnMetaEpoch,
 ) -> list[dict[str, float]]:
     history: list[dict[str, float]] = []
     optimizers = [
@@ -98,16 +142,13 @@ def _train_members(
             _train_epoch(member, optimizer, inside, config, generator)
             for member, optimizer in zip(members, optimizers, strict=True)
         ]
-        with torch.no_grad():
-            outer = [float(_loss(member, *_tensors(outside, config), config)) for member in members]
-        row = {
-            "epoch": float(epoch),
-            "train/loss": float(np.mean(losses)),
-            "held_out/loss": float(np.mean(outer)),
-        }
+        row = {"epoch": float(epoch), "train/loss": float(np.mean(losses))}
+        if outside is not None:
+            with torch.no_grad():
+                outer = [float(_loss(member, *_tensors(outside, config), config)) for member in members]
+            row["held_out/loss"] = float(np.mean(outer))
         history.append(row)
-        if on_epoch:
-            on_epoch(row)
+        tell()
     return history
 
 
@@ -178,12 +219,14 @@ def decided_log_peaks(controller: LearnedController, examples: Examples) -> np.n
     return np.array(chosen)
 
 
-def held_out_figures(controller: LearnedController, inside: Examples, outside: Examples) -> dict[str, float]:
-    """Mean final regret in nats on `outside` of each decision rule; rules with a constant fit it on `inside`.
+def regrets_by_rule(
+    controller: LearnedController, inside: Examples, outside: Examples
+) -> dict[str, np.ndarray]:
+    """The final regret in nats (E,) of each decision rule on `outside`; constants are fitted on `inside`.
 
     `learned`; `keep` (the LR the run had); `best_fixed_lr` (one peak for all); `best_fixed_multiple` (one
     multiple of the probe's reference for all); `greedy_label` (the best LR of the next epoch, followed
-    exactly); `best_candidate` is zero by definition and left out.
+    exactly). The best candidate has regret zero by definition and is left out.
     """
     grid = np.log(np.geomspace(1e-4, 10.0, 51))
     fixed = min(grid, key=lambda peak: regret_at(inside, np.full(len(inside), peak)).mean())
@@ -196,8 +239,4 @@ def held_out_figures(controller: LearnedController, inside: Examples, outside: E
         "best_fixed_multiple": outside.log_reference_E + multiple,
         "greedy_label": outside.log_reference_E + greedy,
     }
-    figures = {rule: float(regret_at(outside, chosen).mean()) for rule, chosen in log_peaks.items()}
-    return figures | {
-        "num_forks": float(len(outside)),
-        "num_groups": float(len(np.unique(outside.groups_E))),
-    }
+    return {rule: regret_at(outside, chosen) for rule, chosen in log_peaks.items()}

@@ -1,14 +1,17 @@
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from learning.planted import OFFSETS, planted_examples
 
 from metalr.config import MetaTrainConfig
+from metalr.learning import fitting
 from metalr.learning.controller import LearnedController
-from metalr.learning.examples import regret_at, split_groups
-from metalr.learning.fitting import fit, held_out_figures
+from metalr.learning.examples import fold_of_groups, regret_at
+from metalr.learning.fitting import fit, num_passes, regrets_by_rule
 
-CONFIG = MetaTrainConfig(epochs=60, hidden=32, ensemble=2, mask_rate=0.0, lr=0.003)
+CONFIG = MetaTrainConfig(epochs=50, hidden=32, ensemble=1, num_folds=2, mask_rate=0.0, lr=0.004)
 
 
 @pytest.mark.parametrize("name", ["mlp", "lstm"])
@@ -16,8 +19,9 @@ def test_a_planted_rule_is_learned_and_beats_every_trivial_one(name: str) -> Non
     figures = fit(planted_examples(num_groups=40), name, CONFIG).held_out
     trivial = [figures[rule] for rule in ("keep", "best_fixed_lr", "best_fixed_multiple", "greedy_label")]
     assert figures["learned"] < 0.5 * min(trivial)
-    assert figures["num_forks"] == 80
-    assert figures["num_groups"] == 10
+    assert figures["num_forks"] == 320
+    assert figures["num_groups"] == 40
+    assert 0.0 < figures["learned_se"] < figures["learned"]
 
 
 def test_where_the_state_tells_nothing_nothing_is_learned() -> None:
@@ -50,15 +54,36 @@ def test_the_auxiliary_heads_weight_counts() -> None:
     assert fit(planted_examples(), "mlp", quick).history != fit(planted_examples(), "mlp", without).history
 
 
-def test_no_group_is_on_both_sides_of_the_split() -> None:
+def test_no_group_is_in_two_folds_and_all_are_in_one() -> None:
     groups = np.array([f"g{index % 7}" for index in range(50)])
-    held_out = split_groups(groups, 0.3, seed=1)
-    assert not set(groups[held_out]) & set(groups[~held_out])
-    assert len(set(groups[held_out])) == 2
-    assert (split_groups(groups, 0.3, seed=1) == held_out).all()
-    assert 0 < split_groups(np.array(["a", "b"]), 0.01, 0).sum() < 2
+    folds = fold_of_groups(groups, 3, seed=1)
+    members = [set(groups[folds == fold]) for fold in range(3)]
+    assert sorted(len(names) for names in members) == [2, 2, 3]
+    assert set.union(*members) == set(groups)
+    assert sum(len(names) for names in members) == 7
+    assert (fold_of_groups(groups, 3, seed=1) == folds).all()
+    assert (fold_of_groups(groups, 3, seed=2) != folds).any()
+    assert sorted(set(fold_of_groups(np.array(["a", "b"]), 5, 0))) == [0, 1]
     with pytest.raises(ValueError, match="at least two run groups"):
-        split_groups(np.array(["a", "a"]), 0.3, 0)
+        fold_of_groups(np.array(["a", "a"]), 2, 0)
+
+
+def test_no_fork_is_judged_by_an_ensemble_that_saw_its_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[set[str], set[str]]] = []
+    original = fitting._train_ensemble
+
+    def spy(inside: Any, outside: Any, *rest: Any) -> Any:
+        seen.append((set(inside.groups_E), set(outside.groups_E) if outside is not None else set()))
+        return original(inside, outside, *rest)
+
+    monkeypatch.setattr(fitting, "_train_ensemble", spy)
+    quick = CONFIG.model_copy(update={"epochs": 1, "num_folds": 3})
+    calls: list[int] = []
+    fit(planted_examples(6, 2), "mlp", quick, lambda: calls.append(1))
+    assert len(seen) == 4
+    assert all(not inside & outside for inside, outside in seen)
+    assert set.union(*(outside for _, outside in seen)) == seen[-1][0]  # the last one trains on all
+    assert len(calls) == num_passes(planted_examples(6, 2), quick)
 
 
 def test_regret_between_and_beyond_candidates_by_hand() -> None:
@@ -72,12 +97,11 @@ def test_regret_between_and_beyond_candidates_by_hand() -> None:
 
 def test_the_trivial_rules_against_a_slow_reference() -> None:
     examples = planted_examples(8, 4)
-    mask = split_groups(examples.groups_E, 0.25, 0)
+    mask = fold_of_groups(examples.groups_E, 4, 0) == 0
     inside, outside = examples.subset(~mask), examples.subset(mask)
-    controller = LearnedController(
-        fit(examples, "mlp", CONFIG.model_copy(update={"epochs": 1})).members, OFFSETS
-    )
-    figures = held_out_figures(controller, inside, outside)
+    members = fit(examples, "mlp", CONFIG.model_copy(update={"epochs": 1})).members
+    rules = regrets_by_rule(LearnedController(members, OFFSETS), inside, outside)
+    figures = {rule: values.mean() for rule, values in rules.items()}
     keep, greedy = [], []
     for row in range(len(outside)):
         offset = outside.log_current_E[row] - outside.log_reference_E[row]
