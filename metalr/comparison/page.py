@@ -41,6 +41,7 @@ h3{font-size:1rem;margin:1.2rem 0 .4rem}
 .verdict{font-size:1.15rem;border-left:4px solid var(--lead);background:var(--panel);padding:.8rem 1rem;
 margin:1rem 0}
 .facts{display:grid;grid-template-columns:repeat(auto-fit,minmax(150px,1fr));gap:.6rem 1.2rem;margin:0}
+.facts .wide{grid-column:1/-1;overflow-wrap:anywhere}
 .facts dt{color:var(--soft);font-size:.8rem}
 .facts dd{margin:0;overflow-wrap:anywhere}
 .scroll{overflow-x:auto;border:1px solid var(--line);border-radius:6px;margin:.4rem 0 1rem}
@@ -67,6 +68,10 @@ dl.definitions dd{margin:0 0 0 1rem;font-size:.9rem}
 table{font-size:.78rem}th,td{padding:.3rem .45rem}}
 @media print{details>*{display:block}.scroll{overflow:visible}}
 """
+
+
+_WIDE_FACTS = {"Versions", "Commit"}
+"""Facts too long for a column of their own."""
 
 
 def facts(summary: Summary) -> dict[str, str]:
@@ -124,13 +129,18 @@ def html_page(summary: Summary, pictures: Sequence[Picture]) -> str:
 
 def _overview(summary: Summary) -> str:
     items = "".join(
-        f"<div><dt>{escape(name)}</dt><dd>{escape(text)}</dd></div>" for name, text in facts(summary).items()
+        f'<div class="{_fact_class(name)}"><dt>{escape(name)}</dt><dd>{escape(text)}</dd></div>'
+        for name, text in facts(summary).items()
     )
     return (
         f"<h1>Learning-rate comparison: {escape(summary['recipe'])}</h1>"
         f'<p class="verdict">{escape(verdict(summary))}</p><dl class="facts">{items}</dl>'
         + _list(caveats(summary))
     )
+
+
+def _fact_class(name: str) -> str:
+    return "wide" if name in _WIDE_FACTS else "short"
 
 
 def _list(sentences: Sequence[str]) -> str:

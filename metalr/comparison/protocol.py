@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import product
 from typing import TypeVar, get_args
@@ -58,10 +58,9 @@ def plan_runs(
     if device not in ("cpu", "cuda"):
         raise ValueError(f"device={device!r}: resolve it to 'cpu' or 'cuda' before planning runs")
     compare = config.compare
-    budgets = _distinct(compare.budgets or [config.train.epochs])
-    initial_lrs = _distinct(compare.initial_lrs or [config.train.lr])
-    methods = _distinct(compare.methods)
-    sha256s = {method: _controller_of(method, controllers) for method in methods}
+    budgets = compare.budgets or [config.train.epochs]
+    initial_lrs = compare.initial_lrs or [config.train.lr]
+    sha256s = {method: _controller_of(method, controllers) for method in compare.methods}
     return [
         RunSpec(
             task=config.task,
@@ -73,7 +72,7 @@ def plan_runs(
             data_digest=data_digest,
             evaluate_test=True,
         )
-        for budget, lr, method, seed in product(budgets, initial_lrs, methods, _distinct(compare.seeds))
+        for budget, lr, method, seed in product(budgets, initial_lrs, compare.methods, compare.seeds)
     ]
 
 
@@ -88,7 +87,3 @@ def _controller_of(method: MethodName, controllers: Mapping[str, str]) -> str | 
             f"run `metalr train-meta` first, or leave {method} out of compare.methods"
         )
     return controllers[learner]
-
-
-def _distinct(values: Iterable[_T]) -> list[_T]:
-    return list(dict.fromkeys(values))

@@ -38,7 +38,7 @@ def number(value: float | None, digits: int = 2) -> str:
         return DASH
     if value != 0.0 and abs(value) < 0.5 * 10**-digits:
         return f"{value:.1e}"
-    return f"{value:.{digits}f}"
+    return f"{value + 0.0:.{digits}f}"  # no minus before a zero
 
 
 def percent(summary: Summary) -> str:

@@ -12,7 +12,7 @@ def plan_config() -> ExperimentConfig:
             "task": {"dataset": "cifar10", "image_size": 16, "network": "resnet18", "width": 8},
             "compare": {
                 "methods": ["cosine", "metalr-mlp"],
-                "initial_lrs": [0.01, 0.1, 0.01],
+                "initial_lrs": [0.01, 0.1],
                 "budgets": [4, 8],
                 "seeds": [0, 1, 2],
             },

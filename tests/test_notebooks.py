@@ -1,0 +1,19 @@
+"""Every notebook runs from top to bottom as the script it is."""
+
+import runpy
+from pathlib import Path
+
+import matplotlib
+import pytest
+
+NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.py"))
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_it_runs(path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    matplotlib.use("Agg")
+    names = runpy.run_path(str(path))
+    names["plt"].close("all")
+    if path.stem == "1_one_decision":
+        assert names["best"]["final_loss"] <= names["greedy"]["final_loss"]
