@@ -13,21 +13,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
-import torch
-
 from metalr.comparison import plan_runs, write_report
 from metalr.config import ConfigError, ExperimentConfig, short_hash
 from metalr.config.models import MethodName
 from metalr.control import FEATURE_NAMES
-from metalr.display import Display, format_duration
-from metalr.harvest.execution import InlineExecutor, WorkerExecutor
+from metalr.display import Display
 from metalr.harvest.meta_dataset import MetaDataset, build_meta_dataset, load_meta_dataset, save_meta_dataset
-from metalr.harvest.plan import epochs_of, estimate_cost, plan_trunks, resolved_device
+from metalr.harvest.plan import plan_trunks, resolved_device
 from metalr.learning.controller import save_controller
 from metalr.learning.examples import make_examples
 from metalr.learning.fitting import Fit, fit, num_passes
 from metalr.provenance import git_commit, provenance
-from metalr.tasks import Task, make_task
+from metalr.runs import data_digest, finish_runs, unfinished
 from metalr.training import (
     ArtifactError,
     Job,
@@ -35,11 +32,9 @@ from metalr.training import (
     RunSpec,
     RunStore,
     package_versions,
-    steps_per_epoch,
 )
 from metalr.training.artifacts import read_json
 from metalr.training.tracking import Tracker, log_run_record, start_tracking
-from metalr.worker import execute
 
 __all__ = ["compare", "metadataset", "report", "train", "train_meta"]
 
@@ -65,7 +60,7 @@ def _folders(config: ExperimentConfig) -> _Folders:
 def metadataset(config: ExperimentConfig, display: Display) -> Path:
     """Harvest the runs that are missing and write the meta-dataset; returns its card's path."""
     folder = _folders(config).meta_dataset
-    specs = plan_trunks(config, partial(_digest, config))
+    specs = plan_trunks(config, partial(data_digest, config))
     settings = {
         "recipe": config.name,
         "harvest": config.harvest.model_dump(mode="json"),
@@ -82,7 +77,7 @@ def metadataset(config: ExperimentConfig, display: Display) -> Path:
     def log_finished(job: Job) -> None:
         log_run_record(tracker, store.load(job.spec.run_id), f"trunk/{job.spec.method}")
 
-    _run_all(config, specs, {}, display, "Harvest", log_finished)
+    finish_runs(config, specs, {}, display, "Harvest", log_finished)
     dataset = build_meta_dataset([store.load(spec.run_id) for spec in specs], FEATURE_NAMES, settings)
     card = save_meta_dataset(dataset, folder)
     files = [path for path in folder.iterdir() if path.suffix in {".parquet", ".json"}]
@@ -141,7 +136,7 @@ def compare(config: ExperimentConfig, display: Display) -> Path:
     controllers = _controllers(config, display)
     specs = _comparison_specs(config, controllers)
     folder = _folders(config).results
-    if not _unfinished(config, specs) and _is_reported(folder, specs):
+    if not unfinished(config, specs) and _is_reported(folder, specs):
         display.announce(f"Report of {len(specs)} runs, there already: {folder / 'report.html'}")
         return folder / "report.html"
     tracker = _tracker(config, "compare")
@@ -152,7 +147,7 @@ def compare(config: ExperimentConfig, display: Display) -> Path:
     def log_finished(job: Job) -> None:
         log_run_record(tracker, store.load(job.spec.run_id), job.spec.method)
 
-    _run_all(config, specs, controllers, display, "Compare", log_finished)
+    finish_runs(config, specs, controllers, display, "Compare", log_finished)
     return _write_report(config, specs, display, tracker)
 
 
@@ -167,10 +162,10 @@ def report(config: ExperimentConfig, display: Display) -> Path:
     if missing:
         raise ArtifactError(f"{folder}: no controller {', '.join(missing)}; run `metalr compare` first")
     specs = _comparison_specs(config, {name: folder / f"{name}.safetensors" for name in learners})
-    unfinished = _unfinished(config, specs)
-    if unfinished:
+    missing_runs = unfinished(config, specs)
+    if missing_runs:
         raise ArtifactError(
-            f"{len(unfinished)} of {len(specs)} runs of this comparison are unfinished in {config.store!r}; "
+            f"{len(missing_runs)} of {len(specs)} runs of this comparison are unfinished in {config.store}; "
             "run `metalr compare` with the same recipe to finish them"
         )
     return _write_report(config, specs, display, None)
@@ -191,7 +186,7 @@ def train(config: ExperimentConfig, method: str, display: Display) -> Path:
     controllers = _controllers(single, display)
     (spec,) = _comparison_specs(single, controllers)
     tracker = _tracker(config, "train", spec)
-    _run_all(single, [spec], controllers, display, f"Train {method}", lambda job: None)
+    finish_runs(single, [spec], controllers, display, f"Train {method}", lambda job: None)
     record = RunStore(config.store).load(spec.run_id)
     log_run_record(tracker, record, "")
     tracker.finish()
@@ -202,15 +197,6 @@ def train(config: ExperimentConfig, method: str, display: Display) -> Path:
     if record.diverged:
         display.announce(f"The run diverged in epoch {record.result['diverged_epoch']}.")
     return RunStore(config.store).run_dir(spec.run_id)
-
-
-def _task(config: ExperimentConfig, spec: RunSpec) -> Task:
-    return make_task(spec.task, config.data, torch.device(spec.train.device))
-
-
-def _digest(config: ExperimentConfig, recipe: ExperimentConfig) -> str:
-    device = torch.device(resolved_device(recipe.train.device))
-    return make_task(recipe.task, config.data, device).digest
 
 
 def _needed_learners(config: ExperimentConfig) -> list[str]:
@@ -231,49 +217,7 @@ def _controllers(config: ExperimentConfig, display: Display) -> dict[str, Path]:
 def _comparison_specs(config: ExperimentConfig, controllers: dict[str, Path]) -> list[RunSpec]:
     hashes = {name: read_json(path.with_suffix(".json"))["sha256"] for name, path in controllers.items()}
     device = resolved_device(config.train.device)
-    return plan_runs(config, _digest(config, config), device, hashes)
-
-
-def _run_all(
-    config: ExperimentConfig,
-    specs: Sequence[RunSpec],
-    controllers: dict[str, Path],
-    display: Display,
-    title: str,
-    on_done: Any,
-) -> None:
-    """Bring every run to its committed result, showing what it will cost and how far it is."""
-    todo = _unfinished(config, specs)
-    if not todo:
-        display.announce(f"{title}: all {len(specs)} runs are there already")
-        return
-    for spec in todo:
-        steps_per_epoch(spec, _task(config, spec))  # settings that cannot work are refused before any work
-    estimate = estimate_cost(todo, partial(_task, config), config.workers or 1)
-    display.announce(
-        f"{title}: {len(todo)} of {len(specs)} runs to train, {estimate.num_epochs:,} epochs, "
-        f"about {format_duration(estimate.wall_time_s)} on {todo[0].train.device} "
-        f"with {config.workers or 1} worker{'s' if config.workers > 1 else ''}"
-    )
-    total = sum(epochs_of(spec) for spec in specs)
-    with display.track(title, total=total, done=total - estimate.num_epochs) as progress:
-
-        def finished(job: Job) -> None:
-            spec = job.spec
-            progress.advance(0, f"done: {spec.method}, lr {spec.train.lr:g}, seed {spec.seed}")
-            on_done(job)
-
-        jobs = [_job(config, spec, controllers) for spec in todo]
-        if config.workers == 0:
-            InlineExecutor(lambda job: execute(job.model_dump_json(), progress.advance)).run(jobs, finished)
-            return
-        with WorkerExecutor(config.workers, on_epochs=progress.advance) as executor:
-            executor.run(jobs, finished)
-
-
-def _unfinished(config: ExperimentConfig, specs: Sequence[RunSpec]) -> list[RunSpec]:
-    store = RunStore(config.store)
-    return [spec for spec in specs if not store.is_finished(spec.run_id)]
+    return plan_runs(config, data_digest(config, config), device, hashes)
 
 
 def _is_reported(folder: Path, specs: Sequence[RunSpec]) -> bool:
@@ -281,17 +225,6 @@ def _is_reported(folder: Path, specs: Sequence[RunSpec]) -> bool:
     if not manifest.is_file() or not (folder / "report.html").is_file():
         return False
     return sorted(read_json(manifest)["run_ids"]) == sorted(spec.run_id for spec in specs)
-
-
-def _job(config: ExperimentConfig, spec: RunSpec, controllers: dict[str, Path]) -> Job:
-    controller = controllers.get(spec.method.removeprefix("metalr-"))
-    return Job(
-        spec=spec,
-        store=config.store,
-        data_dir=config.data.dir,
-        download=config.data.download,
-        controller=str(controller) if controller else None,
-    )
 
 
 def _is_made_from(path: Path, made_from: dict[str, Any]) -> bool:

@@ -27,6 +27,7 @@ ROOMS = (
         "metalr.completion",
         "metalr.exits",
     ),
+    ("metalr.runs",),
     ("metalr.stages",),
     ("metalr.cli",),
     ("metalr.__main__",),

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from training.wandb_offline import clean_environment, items, of_kind, read_records
 
-from metalr import ExperimentConfig, stages
+from metalr import ExperimentConfig, runs, stages
 from metalr.config import apply_overrides, load_config
 from metalr.display import SilentDisplay
 from metalr.harvest.execution import JobFailed
@@ -42,7 +42,7 @@ def nothing_may_train(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*args: Any) -> None:
         raise AssertionError("something was trained again")
 
-    monkeypatch.setattr(stages, "execute", refuse)
+    monkeypatch.setattr(runs, "execute", refuse)
     monkeypatch.setattr(stages, "fit", refuse)
 
 
@@ -90,7 +90,7 @@ def test_a_second_call_trains_nothing(inside: Path, monkeypatch: pytest.MonkeyPa
 def test_another_learner_setting_trains_that_learner_and_harvests_nothing(
     inside: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(stages, "execute", None)
+    monkeypatch.setattr(runs, "execute", None)
     fitted: list[str] = []
     original = stages.fit
     monkeypatch.setattr(

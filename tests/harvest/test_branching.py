@@ -8,9 +8,8 @@ from training.tiny import CONTROL, TASK, TRAIN, job_of, tiny_spec, tiny_task, tr
 
 from metalr.control import anchored_schedule
 from metalr.harvest.branching import run_trunk
-from metalr.training import ForkPlan, Job, RunStore, train_run
+from metalr.training import ForkPlan, Job, LiveRun, RunStore, train_run
 from metalr.training.loop import Training, evaluate, make_optimizer, train_epoch
-from metalr.training.run import LiveRun
 
 
 def test_a_trunk_is_not_disturbed_by_its_forks(tmp_path: Path) -> None:

@@ -1,0 +1,96 @@
+"""Bringing runs to their committed results, with what that costs shown before and meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from metalr.config import ExperimentConfig
+from metalr.display import Display, format_duration
+from metalr.harvest.execution import InlineExecutor, WorkerExecutor
+from metalr.harvest.plan import epochs_of, estimate_cost, resolved_device
+from metalr.tasks import Task, make_task
+from metalr.training import Job, RunSpec, RunStore, steps_per_epoch
+from metalr.worker import execute
+
+__all__ = ["data_digest", "finish_runs", "unfinished"]
+
+
+def _task(config: ExperimentConfig, spec: RunSpec) -> Task:
+    return make_task(spec.task, config.data, torch.device(spec.train.device))
+
+
+def data_digest(config: ExperimentConfig, recipe: ExperimentConfig) -> str:
+    """The digest of the data of `recipe` (64 hexadecimal digits), looked for where `config` says."""
+    device = torch.device(resolved_device(recipe.train.device))
+    return make_task(recipe.task, config.data, device).digest
+
+
+def finish_runs(
+    config: ExperimentConfig,
+    specs: Sequence[RunSpec],
+    controllers: Mapping[str, Path],
+    display: Display,
+    title: str,
+    on_done: Callable[[Job], None],
+) -> None:
+    """Bring every run to its committed result, showing what it will cost and how far it is.
+
+    Args:
+        config: Workers, store, data.
+        specs: The runs; finished ones are skipped.
+        controllers: Learner name -> path of its weights, for the runs under a learned controller.
+        display: Shows the estimate and the progress, in epochs.
+        title: What the bar is called.
+        on_done: Told of each run finished here.
+
+    Raises:
+        ConfigError: settings that leave a run nothing to train.
+        JobFailed: some runs could not be finished; the others were.
+    """
+    todo = unfinished(config, specs)
+    if not todo:
+        display.announce(f"{title}: all {len(specs)} runs are there already")
+        return
+    for spec in todo:
+        steps_per_epoch(spec, _task(config, spec))  # settings that cannot work are refused before any work
+    estimate = estimate_cost(todo, partial(_task, config), config.workers or 1)
+    display.announce(
+        f"{title}: {len(todo)} of {len(specs)} runs to train, {estimate.num_epochs:,} epochs, "
+        f"about {format_duration(estimate.wall_time_s)} on {todo[0].train.device} "
+        f"with {config.workers or 1} worker{'s' if config.workers > 1 else ''}"
+    )
+    total = sum(epochs_of(spec) for spec in specs)
+    with display.track(title, total=total, done=total - estimate.num_epochs) as progress:
+
+        def finished(job: Job) -> None:
+            spec = job.spec
+            progress.advance(0, f"done: {spec.method}, lr {spec.train.lr:g}, seed {spec.seed}")
+            on_done(job)
+
+        jobs = [_job(config, spec, controllers) for spec in todo]
+        if config.workers == 0:
+            InlineExecutor(lambda job: execute(job.model_dump_json(), progress.advance)).run(jobs, finished)
+            return
+        with WorkerExecutor(config.workers, on_epochs=progress.advance) as executor:
+            executor.run(jobs, finished)
+
+
+def unfinished(config: ExperimentConfig, specs: Sequence[RunSpec]) -> list[RunSpec]:
+    """The runs without a committed result."""
+    store = RunStore(config.store)
+    return [spec for spec in specs if not store.is_finished(spec.run_id)]
+
+
+def _job(config: ExperimentConfig, spec: RunSpec, controllers: Mapping[str, Path]) -> Job:
+    controller = controllers.get(spec.method.removeprefix("metalr-"))
+    return Job(
+        spec=spec,
+        store=config.store,
+        data_dir=config.data.dir,
+        download=config.data.download,
+        controller=str(controller) if controller else None,
+    )

@@ -1,0 +1,181 @@
+"""A run in progress: made from its spec, or gone on with from its newest checkpoint."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from metalr.config import ConfigError
+from metalr.control import (
+    Controller,
+    MetaLR,
+    Observation,
+    ProbeCurve,
+    Setting,
+    feature_row,
+    lr_range_test,
+    make_schedule,
+)
+from metalr.control.schedules import Schedule
+from metalr.tasks import Task
+from metalr.training.artifacts import read_json_lines, write_json_lines
+from metalr.training.checkpoint import load_latest_checkpoint
+from metalr.training.loop import Training, epoch_generator, make_optimizer, seeded, training_loss
+from metalr.training.records import RunSpec
+
+__all__ = ["LiveRun", "checkpoint_of", "start_or_resume", "steps_per_epoch"]
+
+
+@dataclass
+class LiveRun:
+    """A run in progress with what it has shown so far."""
+
+    spec: RunSpec
+    folder: Path
+    training: Training
+    setting: Setting
+    probe: ProbeCurve | None
+    trace: list[Observation]
+    start_s: float = 0.0
+    """Seconds that the probe and the first decision took."""
+
+    def features(self) -> list[float | None]:
+        """The features after the last observation, None where missing."""
+        row = feature_row(self.trace, self.setting, self.probe)
+        return [None if math.isnan(value) else float(value) for value in row]
+
+
+def start_or_resume(
+    spec: RunSpec, task: Task, controller: Controller | None, folder: Path
+) -> tuple[LiveRun, bool]:
+    """The run before its next epoch, and whether that is its first: nothing to go on from was found.
+
+    Raises:
+        ConfigError: the settings leave no step to train.
+    """
+    device = torch.device(spec.train.device)
+    state = load_latest_checkpoint(folder, device)
+    model = task.make_model(spec.seed)
+    if spec.train.channels_last:
+        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = make_optimizer(model, spec.train)
+    started = time.perf_counter()
+    probe = _probe(spec, task, model, optimizer, state)
+    steps = steps_per_epoch(spec, task)
+    setting = Setting(
+        spec.train.epochs,
+        steps,
+        task.num_classes,
+        spec.train.batch_size,
+        spec.train.momentum,
+        spec.train.weight_decay,
+    )
+    schedule = _schedule(spec, model, optimizer, setting, probe, controller)
+    training = Training(task, spec.train, model, optimizer, schedule, spec.seed, steps)
+    if spec.control:
+        training.anchor_shape = spec.control.anchor
+        training.warmup_fraction = spec.control.warmup_fraction
+    first = Observation(epoch=0, train_loss=probe.initial_loss if probe else None)
+    start_s = time.perf_counter() - started if spec.control else 0.0
+    live = LiveRun(spec, folder, training, setting, probe, [first], start_s)
+    if state is not None:
+        _load(live, state)
+    return live, state is None
+
+
+def _probe(
+    spec: RunSpec,
+    task: Task,
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    state: dict[str, Any] | None,
+) -> ProbeCurve | None:
+    if spec.control is None or spec.control.probe is None:
+        return None
+    if state is not None:
+        return ProbeCurve.from_dict(state["probe"])
+    device = torch.device(spec.train.device)
+    generator = epoch_generator(spec.seed, 0, device, "probe")
+    size = len(task.splits["train"].labels_B)
+
+    indices_B = torch.randperm(size, generator=generator, device=device)[: spec.train.batch_size]
+    batch = task.train_batch(indices_B, generator)
+    with seeded(spec.seed, 0, device, "probe model"):
+        return lr_range_test(
+            model, optimizer, lambda step: training_loss(model, *batch, spec.train), spec.control.probe
+        )
+
+
+def steps_per_epoch(spec: RunSpec, task: Task) -> int:
+    """Optimizer steps an epoch of the run; those of the probe are taken evenly out of all epochs.
+
+    The probe counts at its planned length, even where an explosion cuts it short: a budget must not depend
+    on luck.
+
+    Raises:
+        ConfigError: the settings leave no step to train.
+    """
+    size = len(task.splits["train"].labels_B)
+    steps = size // spec.train.batch_size
+    if steps < 1:
+        raise ConfigError(
+            [f"train.batch_size: {spec.train.batch_size} is larger than the {size} training images"]
+        )
+    if spec.control is None or spec.control.probe is None:
+        return steps
+    spent, epochs = spec.control.probe.num_steps, spec.train.epochs
+    left = (steps * epochs - spent) // epochs
+    if left < 1:
+        problem = f"{spent} steps leave none to train in {epochs} epochs of {steps}"
+        raise ConfigError([f"control.probe.num_steps: {problem}; take fewer, or a larger budget"])
+    return left
+
+
+def _schedule(
+    spec: RunSpec,
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    setting: Setting,
+    probe: ProbeCurve | None,
+    controller: Controller | None,
+) -> Schedule:
+    if controller is None:
+        return make_schedule(spec.method, optimizer, setting.total_epochs, setting.steps_per_epoch)
+    learned = MetaLR(
+        optimizer,
+        controller,
+        total_epochs=setting.total_epochs,
+        steps_per_epoch=setting.steps_per_epoch,
+        setting=setting,
+        probe=probe,
+        model=model,
+        config=spec.control,
+    )
+    return Schedule(learned, "step")
+
+
+def checkpoint_of(live: LiveRun) -> dict[str, Any]:
+    """All that is needed to go on with the run, as plain values and tensors."""
+    return {
+        "epoch": live.training.epoch,
+        "model": live.training.model.state_dict(),
+        "optimizer": live.training.optimizer.state_dict(),
+        "scheduler": live.training.schedule.scheduler.state_dict(),
+        "probe": live.probe.to_dict() if live.probe else None,
+        "trace": [observation.to_dict() for observation in live.trace],
+    }
+
+
+def _load(live: LiveRun, state: dict[str, Any]) -> None:
+    live.training.model.load_state_dict(state["model"])
+    live.training.optimizer.load_state_dict(state["optimizer"])
+    live.training.schedule.scheduler.load_state_dict(state["scheduler"])
+    live.training.epoch = state["epoch"]
+    live.trace[:] = [Observation.from_dict(values) for values in state["trace"]]
+    path = live.folder / "metrics.jsonl"
+    write_json_lines(path, [row for row in read_json_lines(path) if row["epoch"] <= state["epoch"]])
