@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from training.wandb_offline import clean_environment, items, of_kind, read_records
+from training.wandb_offline import clean_environment, complete_records, items, of_kind
 
 from metalr import ExperimentConfig, runs, stages
 from metalr.config import apply_overrides, load_config
@@ -149,7 +149,7 @@ def test_every_stage_speaks_to_wandb_and_the_local_records_agree(
     files = sorted((tmp_path / "runs" / "wandb").glob("offline-run-*/run-*.wandb"))
     by_job = {}
     for file in files:
-        records = list(read_records(file))
+        records = complete_records(file)
         (run,) = of_kind(records, "run")
         by_job[run.job_type] = records
         assert run.run_group.startswith("smoke-")

@@ -97,7 +97,12 @@ def start(folder: Path, **changes: Any) -> Tracker:
 def records_of(folder: Path) -> list[Any]:
     """The records of the one run, once wandb's helper has written the last: it does so after finish()."""
     (file,) = folder.glob("wandb/offline-run-*/run-*.wandb")
-    for _ in range(200):
+    return complete_records(file)
+
+
+def complete_records(file: Path) -> list[Any]:
+    """The records of a file, waited for until the last is there."""
+    for _ in range(400):
         records = list(read_records(file))
         if records and records[-1].WhichOneof("record_type") == "exit":
             return records
