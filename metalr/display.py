@@ -16,7 +16,7 @@ from typing import Protocol
 from rich import box
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 __all__ = ["Display", "SilentDisplay", "Tracker", "format_duration"]
@@ -63,6 +63,9 @@ class _StateColumn(ProgressColumn):
     """`37%  12/32  elapsed 1m02s  left ~3m10s`, each at its own fixed width so that nothing jumps."""
 
     max_refresh = 0.5
+
+    def __init__(self) -> None:
+        super().__init__(table_column=Column(no_wrap=True))
 
     def render(self, task: Task) -> Text:
         """The figures of one bar."""

@@ -67,6 +67,17 @@ def test_on_a_terminal_the_bar_shows_figures_and_note_within_its_width() -> None
     )
 
 
+def test_long_figures_stay_on_one_line_beside_the_bar() -> None:
+    clock = Clock()
+    shown, output = display(True, clock)
+    with shown.track("Harvest", 5020) as tracker:
+        clock.now_s = 612.0
+        tracker.advance(1860)
+        tracker._bar.refresh()  # type: ignore[attr-defined]
+        picture = output.getvalue()
+    assert " 37%  1860/5020  10m12s  ~17m20s left" in picture
+
+
 def test_a_failure_inside_passes_through_the_bar() -> None:
     shown, _ = display(True, Clock())
     with pytest.raises(KeyError), shown.track("harvest", 2):
