@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
-from metalr.comparison import plan_runs, write_report
+from metalr.comparison import plan_runs, verdict, write_report
 from metalr.config import ConfigError, ExperimentConfig, short_hash
 from metalr.config.models import MethodName
 from metalr.control import FEATURE_NAMES
@@ -137,7 +137,7 @@ def compare(config: ExperimentConfig, display: Display) -> Path:
     specs = _comparison_specs(config, controllers)
     folder = _folders(config).results
     if not unfinished(config, specs) and _is_reported(folder, specs):
-        display.announce(f"Report of {len(specs)} runs, there already: {folder / 'report.html'}")
+        display.announce(f"Compare: all {len(specs)} runs and their report are there already:")
         return folder / "report.html"
     tracker = _tracker(config, "compare")
     for name in controllers:
@@ -267,8 +267,8 @@ def _write_report(
     records: list[RunRecord] = [store.load(spec.run_id) for spec in specs]
     facts = provenance(config, specs[0], folders.meta_dataset, folders.controllers)
     path = write_report(records, config, facts, folders.results)
+    summary = read_json(folders.results / "summary.json")
     if tracker is not None:
-        summary = read_json(folders.results / "summary.json")
         columns = ["method", "mean_test_accuracy_pct", "mean_regret_pp", "sensitivity_pp", "overhead_pct"]
         rows = [[name, *(row.get(key) for key in columns[1:])] for name, row in summary["overall"].items()]
         tracker.log_table("comparison", columns, rows)
@@ -279,7 +279,7 @@ def _write_report(
             {"runs": len(records)},
         )
         tracker.finish()
-    display.announce(f"Report: {path}")
+    display.announce(f"\n{verdict(summary)}\n\nThe report:")
     return path
 
 

@@ -10,5 +10,6 @@
 from metalr.comparison.protocol import Cell, cell_of, plan_runs
 from metalr.comparison.report import write_report
 from metalr.comparison.summary import summarise
+from metalr.comparison.wording import verdict
 
-__all__ = ["Cell", "cell_of", "plan_runs", "summarise", "write_report"]
+__all__ = ["Cell", "cell_of", "plan_runs", "summarise", "verdict", "write_report"]
