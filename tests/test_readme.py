@@ -1,5 +1,6 @@
 """The README's commands exist, its example runs, and its numbers are those of the committed results."""
 
+import hashlib
 import json
 import re
 from pathlib import Path
@@ -63,23 +64,56 @@ def test_the_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert "peak LR" in names["scheduler"].explain()
 
 
-def results_tables() -> list[tuple[str, list[list[str]]]]:
+Rows = list[list[str]]
+RULES = {
+    "learned": "learned",
+    "best fixed LR": "best_fixed_lr",
+    "best fixed multiple of the reference": "best_fixed_multiple",
+    "best LR of the next epoch": "greedy_label",
+    "keep the run's LR": "keep",
+}
+
+
+def results() -> list[tuple[dict, Rows, Rows]]:
+    """Each recipe's committed summary, with the README's tables of accuracies and of decision rules."""
     (section,) = re.findall(r"<!-- results:begin -->(.*?)<!-- results:end -->", README, re.DOTALL)
-    tables = []
+    found = []
     for recipe, body in re.findall(r"### `([a-z0-9-]+)`(.*?)(?=### |\Z)", section, re.DOTALL):
-        lines = [line for line in body.splitlines() if line.startswith("|")]
-        tables.append((recipe, [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]))
-    return tables
-
-
-def test_every_number_is_that_of_the_committed_summary() -> None:
-    for recipe, (header, _, *rows) in results_tables():
         summary = json.loads((ROOT / "experiments" / "results" / recipe / "summary.json").read_text())
-        lrs = [float(column.removeprefix("LR ")) for column in header[1:] if column.startswith("LR ")]
-        assert lrs
+        tables = re.findall(r"(?:^\|.*\n)+", body, re.MULTILINE)
+        accuracies, rules = (
+            [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
+            for table in tables
+        )
+        found.append((summary, accuracies, rules))
+    return found
+
+
+def test_every_accuracy_and_regret_is_that_of_the_committed_summary() -> None:
+    assert results()
+    for summary, (header, _, *rows), _ in results():
+        lrs = [float(column.removeprefix("LR ")) for column in header if column.startswith("LR ")]
+        assert lrs == summary["tuning_grid_lr"]
+        assert {name for name, *_ in rows} == set(summary["overall"])
         for name, *values in rows:
             for lr, value in zip(lrs, values, strict=False):
                 (cell,) = [cell for cell in summary["cells"] if cell["initial_lr"] == lr]
                 assert value == f"{cell['methods'][name]['test_accuracy_pct']['mean']:.1f}", (name, lr)
-            regret = summary["overall"][name]["mean_regret_pp"]
-            assert values[len(lrs)] == f"{regret:.2f}", name
+            assert values[-1] == f"{summary['overall'][name]['mean_regret_pp']:.2f}", name
+
+
+def test_every_decision_rule_is_that_of_the_committed_summary() -> None:
+    for summary, _, (_, _, *rows) in results():
+        for rule, *values in rows:
+            for learner, value in zip(("mlp", "lstm"), values, strict=True):
+                assert value == f"{summary['meta_training'][learner]['held_out'][RULES[rule]]:.3f}", rule
+
+
+def test_the_committed_results_are_those_of_their_manifest() -> None:
+    for summary, _, _ in results():
+        folder = ROOT / "experiments" / "results" / summary["recipe"]
+        manifest = json.loads((folder / "manifest.json").read_text())
+        assert manifest["commit"] == summary["commit"]
+        assert not manifest["commit"].endswith("-dirty")
+        for name, expected in manifest["files"].items():
+            assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == expected, name
