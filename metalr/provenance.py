@@ -73,13 +73,15 @@ def _versions() -> dict[str, str]:
 
 
 def _harvest_cost(meta_dataset: Path, store: RunStore) -> dict[str, Any] | None:
-    """Runs, forks, epochs and worker seconds of the harvest, as far as its runs are in the store."""
+    """Runs and forks of the harvest; epochs and worker seconds too, where all its runs are in the store."""
     if not (meta_dataset / "card.json").is_file():
         return None
     dataset = load_meta_dataset(meta_dataset)
     counts = dataset.card["counts"]
     identities = [str(identity) for identity in dataset.transitions["run_id"].unique()]
     records = [store.load(identity) for identity in identities if store.is_finished(identity)]
+    if len(records) < len(identities):  # a meta-dataset that was handed over, not harvested here
+        return {"num_runs": counts["runs"], "num_forks": counts["forks"]}
     branch_s = sum(row["time/branch_s"] for record in records for row in record.forks)
     return {
         "num_runs": counts["runs"],

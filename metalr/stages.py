@@ -62,7 +62,7 @@ def metadataset(config: ExperimentConfig, display: Display) -> Path:
     folder = _folders(config).meta_dataset
     specs = plan_trunks(config, partial(data_digest, config))
     settings = {
-        "recipe": config.name,
+        "name": config.name,
         "harvest": config.harvest.model_dump(mode="json"),
         "control": config.control.model_dump(mode="json"),
         "plan": short_hash(sorted(spec.run_id for spec in specs)),
