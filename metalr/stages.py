@@ -21,7 +21,7 @@ from metalr.display import Display
 from metalr.harvest.meta_dataset import MetaDataset, build_meta_dataset, load_meta_dataset, save_meta_dataset
 from metalr.harvest.plan import plan_trunks, resolved_device
 from metalr.learning.controller import save_controller
-from metalr.learning.examples import make_examples
+from metalr.learning.examples import Examples, make_examples
 from metalr.learning.fitting import Fit, fit, num_passes
 from metalr.provenance import git_commit, provenance
 from metalr.runs import data_digest, finish_runs, unfinished
@@ -108,27 +108,32 @@ def train_meta(config: ExperimentConfig, display: Display) -> list[Path]:
                 result = fit(examples, name, config.meta, progress.advance)
             for row in result.history:
                 tracker.log({key if key == "epoch" else f"{name}/{key}": v for key, v in row.items()})
-            architecture = {
-                "learner": name,
-                "hidden": config.meta.hidden,
-                "window": config.meta.window,
-                "log_offsets": examples.log_offsets_K.tolist(),
-            }
-            card = made_from | {
-                "recipe": config.name,
-                "held_out": result.held_out,
-                "history": result.history,
-                "wall_time_s": round(result.wall_time_s, 3),
-                "commit": git_commit(),
-                "versions": package_versions(),
-            }
-            path = save_controller(folders.controllers, name, result.members, architecture, card)
-            tracker.log_artifact(
-                f"controller-{config.name}-{name}", "model", [path, path.with_suffix(".json")], card
-            )
+            path, card = _save(config, name, result, examples, made_from)
+            files = [path, path.with_suffix(".json")]
+            tracker.log_artifact(f"controller-{config.name}-{name}", "model", files, card)
             _show_figures(display, name, result)
         tracker.finish()
     return list(paths.values())
+
+
+def _save(
+    config: ExperimentConfig, name: str, result: Fit, examples: Examples, made_from: dict[str, Any]
+) -> tuple[Path, dict[str, Any]]:
+    architecture = {
+        "learner": name,
+        "hidden": config.meta.hidden,
+        "window": config.meta.window,
+        "log_offsets": examples.log_offsets_K.tolist(),
+    }
+    card = made_from | {
+        "recipe": config.name,
+        "held_out": result.held_out,
+        "history": result.history,
+        "wall_time_s": round(result.wall_time_s, 3),
+        "commit": git_commit(),
+        "versions": package_versions(),
+    }
+    return save_controller(_folders(config).controllers, name, result.members, architecture, card), card
 
 
 def compare(config: ExperimentConfig, display: Display) -> Path:

@@ -12,7 +12,14 @@ from typing import cast
 import numpy as np
 import torch
 
-from metalr.config import ControlConfig, ExperimentConfig, ProbeConfig, apply_overrides, short_hash
+from metalr.config import (
+    ConfigError,
+    ControlConfig,
+    ExperimentConfig,
+    ProbeConfig,
+    apply_overrides,
+    short_hash,
+)
 from metalr.config.models import MethodName
 from metalr.control import make_schedule
 from metalr.tasks import Task
@@ -22,10 +29,10 @@ __all__ = ["Estimate", "candidate_factors", "epochs_of", "estimate_cost", "plan_
 
 
 def resolved_device(name: str) -> str:
-    """`cpu` or `cuda` for `auto`, else `name`. Raises ValueError where `cuda` is asked for and absent."""
+    """`cpu` or `cuda` for `auto`, else `name`. Raises ConfigError where `cuda` is asked for and absent."""
     available = torch.cuda.is_available()
     if name == "cuda" and not available:
-        raise ValueError("train.device=cuda, but torch sees no GPU; use train.device=auto or cpu")
+        raise ConfigError(["train.device: cuda is asked for, but torch sees no GPU; use auto or cpu"])
     return ("cuda" if available else "cpu") if name == "auto" else name
 
 

@@ -13,6 +13,7 @@ import pandas as pd
 
 from metalr.control import FEATURE_NAMES
 from metalr.harvest.meta_dataset import MetaDataset
+from metalr.training.artifacts import ArtifactError
 
 __all__ = ["Examples", "fold_of_groups", "make_examples", "regret_at"]
 
@@ -69,10 +70,10 @@ def make_examples(dataset: MetaDataset) -> Examples:
     """The forks of a meta-dataset as arrays, in the order of (run, epoch).
 
     Raises:
-        ValueError: no fork, or forks with different candidates.
+        ArtifactError: no fork, or forks with different candidates.
     """
     if dataset.forks.empty:
-        raise ValueError("the meta-dataset has no fork to learn from; harvest more runs")
+        raise ArtifactError("the meta-dataset has no fork to learn from; harvest more runs")
     columns = [f"feature/{name}" for name in FEATURE_NAMES]
     traces = {
         str(run): rows.sort_values("epoch")[columns].to_numpy(dtype=float)
@@ -83,10 +84,10 @@ def make_examples(dataset: MetaDataset) -> Examples:
     # where every candidate diverged there is nothing to choose between
     forks = [rows for rows in forks if rows["final_loss"].notna().any()]
     if not forks:
-        raise ValueError("every candidate of every fork diverged: the harvest's LRs are all too high")
+        raise ArtifactError("every candidate of every fork diverged: the harvest's LRs are all too high")
     offsets_EK = np.log(_values(forks, "factor"))
     if not np.allclose(offsets_EK, offsets_EK[0]):
-        raise ValueError(
+        raise ArtifactError(
             "the forks of this meta-dataset have different candidates; harvest them with one recipe"
         )
     traces_ETF = np.stack([_padded(traces[str(rows["run_id"].iloc[0])], longest) for rows in forks])
@@ -122,11 +123,14 @@ def fold_of_groups(groups_E: np.ndarray, num_folds: int, seed: int) -> np.ndarra
     No group has examples in two folds. With fewer groups than folds there is one fold a group.
 
     Raises:
-        ValueError: fewer than two groups.
+        ArtifactError: fewer than two groups.
     """
     groups = np.unique(groups_E)
     if len(groups) < 2:
-        raise ValueError(f"held-out figures need at least two run groups, the meta-dataset has {len(groups)}")
+        raise ArtifactError(
+            f"held-out figures need at least two run groups (task, budget, seed), the meta-dataset has "
+            f"{len(groups)}; harvest more"
+        )
     shuffled = np.random.default_rng(seed).permutation(groups)
     folds = {group: position % min(num_folds, len(groups)) for position, group in enumerate(shuffled)}
     return np.array([folds[group] for group in groups_E])

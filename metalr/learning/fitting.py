@@ -52,7 +52,8 @@ def fit(examples: Examples, name: str, config: MetaTrainConfig, on_epoch: OnMeta
         on_epoch: Called after each of the `num_passes` passes.
 
     Raises:
-        ValueError: fewer than two run groups, or an unknown learner.
+        ArtifactError: fewer than two run groups.
+        ValueError: an unknown learner.
     """
     started = time.perf_counter()
     torch.set_num_threads(1)
