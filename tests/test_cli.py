@@ -247,7 +247,9 @@ def test_signals_end_with_their_code_and_one_line(
     tmp_path: Path, number: int, code: int, message: str
 ) -> None:
     program = (
-        "import sys, time, types, metalr; m = types.ModuleType('metalr.stages')\n"
+        "import signal, sys, time, types, metalr; m = types.ModuleType('metalr.stages')\n"
+        # a background shell hands the signal on ignored
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "def compare(*_):\n"
         "    try:\n        print('ready', flush=True); time.sleep(60)\n"
         "    finally:\n        print('left in order', flush=True)\n"

@@ -336,8 +336,10 @@ def test_numbers_out_of_range_are_refused(wrong) -> None:
 
 
 DRIVER = """
+import signal
 import sys
 from pathlib import Path
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell hands it on ignored
 store, tests = map(Path, sys.argv[1:])
 sys.path.insert(0, str(tests.parent))
 from test_execution import _ignore, _jobs
