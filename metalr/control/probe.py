@@ -113,7 +113,7 @@ def lr_range_test(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     loss_of_step: Callable[[int], Tensor],
-    config: ProbeConfig,
+    config: ProbeConfig | None = None,
 ) -> ProbeCurve:
     """The loss on a ramp of LRs, exponential from `config.min_lr` to `config.max_lr`.
 
@@ -126,7 +126,7 @@ def lr_range_test(
         loss_of_step: Maps a step number, from 0, to the scalar training loss of that step's batch. One batch
             for all steps gives the clearest curve: what the ramp measures is how steep the loss is, and
             another batch each step drowns that in noise.
-        config: The ramp.
+        config: The ramp; None takes the defaults.
 
     Raises:
         ValueError: the loss is not finite before any update.
@@ -135,7 +135,7 @@ def lr_range_test(
     devices = sorted({p.device.index for p in model.parameters() if p.device.type == "cuda"})
     with torch.random.fork_rng(devices=devices):
         try:
-            return _ramp(optimizer, loss_of_step, config)
+            return _ramp(optimizer, loss_of_step, config or ProbeConfig())
         finally:
             snapshot.restore(model, optimizer)
 

@@ -18,6 +18,7 @@ from torch.optim.lr_scheduler import (
     LinearLR,
     LRScheduler,
     MultiStepLR,
+    ReduceLROnPlateau,
 )
 
 from metalr.control.anchor import Shape, anchor
@@ -45,6 +46,10 @@ class Schedule:
 
     def after_epoch(self, observation: Observation) -> None:
         """Tell the schedule that an epoch ended, and what it showed, where it cares to know."""
+        if isinstance(self.scheduler, ReduceLROnPlateau):
+            if observation.inner_valid_loss is not None:
+                self.scheduler.step(observation.inner_valid_loss)
+            return
         observe = getattr(self.scheduler, "observe", None)
         if observe is not None:
             observe(observation)

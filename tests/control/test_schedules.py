@@ -76,6 +76,18 @@ def test_a_branch_of_a_decayed_run_has_the_lr_of_its_own_peak(trunk: str) -> Non
     assert lrs_of(schedule, restored, 1) == pytest.approx(expected, rel=1e-12)
 
 
+def test_any_torch_scheduler_can_be_stepped_the_metric_driven_one_included() -> None:
+    optimizer = optimizer_with_two_groups()
+    plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.5, patience=0)
+    schedule = Schedule(plateau, "epoch")
+    lrs = []
+    for epoch, loss in enumerate([1.0, 0.9, 0.95, None, 0.8], start=1):
+        schedule.after_batch()
+        schedule.after_epoch(Observation(epoch=epoch, inner_valid_loss=loss))
+        lrs.append(optimizer.param_groups[0]["lr"])
+    assert lrs == [0.8, 0.8, 0.4, 0.4, 0.4]  # an epoch without a validation loss decides nothing
+
+
 def test_unknown_names_and_empty_budgets_are_refused() -> None:
     with pytest.raises(ValueError, match="unknown schedule 'cosin'; known: constant"):
         make_schedule("cosin", optimizer_with_two_groups(), 1, 1)
