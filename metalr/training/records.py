@@ -91,7 +91,7 @@ class RunRecord:
     rows: list[dict[str, Any]]
     """One per epoch in order. `epoch` counts completed epochs: row 0 is before training (`probe`,
     `observation`); the others hold `lr` (mean over the epoch's steps), `split/metric` values, `time/*_s`,
-    `observation`, `decision`, `features`. A value that was not finite is null."""
+    `observation`, `decision`; a trunk's rows also `features`. A value that was not finite is null."""
     forks: list[dict[str, Any]]
     """One per candidate: `epoch`, `candidate`, `peak_lr`, `next_loss`, `final_loss` (null when diverged)."""
     result: dict[str, Any]

@@ -111,16 +111,17 @@ def _train_to_the_end(
 
 def _record_start(live: LiveRun) -> None:
     (live.folder / "metrics.jsonl").unlink(missing_ok=True)
-    row = {
+    row: dict[str, Any] = {
         "epoch": 0,
         "probe": live.probe.to_dict() if live.probe else None,
         "observation": live.trace[0].to_dict(),
         "decision": _decision(live),
-        "features": live.features(),
         "time/train_s": 0.0,
         "time/eval_s": 0.0,
         "time/control_s": live.start_s,
     }
+    if live.spec.forks is not None:
+        row["features"] = live.features()
     append_json_line(live.folder / "metrics.jsonl", row)
 
 
@@ -132,6 +133,7 @@ def _run_epoch(live: LiveRun) -> None:
     if live.spec.forks is not None:
         outer = evaluate(live.training.model, live.training.task, "outer_valid", live.spec.train)
         row |= {"outer_valid/loss": _plain(outer.loss), "outer_valid/accuracy": outer.accuracy}
+        row["features"] = live.features()
     row["time/train_s"] = result.train_s
     row["time/eval_s"] = result.eval_s + time.perf_counter() - started
     row["time/control_s"] = result.control_s
@@ -149,7 +151,6 @@ def _row(live: LiveRun, result: EpochResult) -> dict[str, Any]:
         "inner_valid/accuracy": seen.inner_valid_accuracy,
         "observation": seen.to_dict(),
         "decision": _decision(live),
-        "features": live.features(),
     }
 
 
