@@ -38,6 +38,10 @@ def test_every_recipe_is_a_file_that_loads() -> None:
         assert load_config(str(ROOT / "experiments" / f"{recipe}.yaml")).name == recipe
 
 
+def test_the_number_of_features_is_right() -> None:
+    assert f"{len(FEATURE_NAMES)} dimensionless features" in README
+
+
 def test_every_verb_exists() -> None:
     verbs = {
         command.name or command.callback.__name__.replace("_", "-") for command in app.registered_commands
