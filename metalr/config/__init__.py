@@ -1,5 +1,6 @@
 """One typed, frozen, validated experiment: models, loading from YAML with overrides, identity.
 
+* `schedules`: the settings of every hand schedule.
 * `models`: what an experiment is, field by field, with unit, meaning and default.
 * `loading`: recipe file + ``key=value`` overrides -> `ExperimentConfig`, or every mistake at once.
 * `identity`: the hash under which a run is known.
@@ -11,7 +12,10 @@ from metalr.config.models import (
     CompareConfig,
     ControlConfig,
     DataConfig,
+    DepthGroup,
+    EarlyStoppingConfig,
     ExperimentConfig,
+    FinderConfig,
     HarvestConfig,
     MetaTrainConfig,
     ProbeConfig,
@@ -19,16 +23,21 @@ from metalr.config.models import (
     TrainConfig,
     WandbConfig,
 )
+from metalr.config.schedules import SchedulesConfig
 
 __all__ = [
     "CompareConfig",
     "ConfigError",
     "ControlConfig",
     "DataConfig",
+    "DepthGroup",
+    "EarlyStoppingConfig",
     "ExperimentConfig",
+    "FinderConfig",
     "HarvestConfig",
     "MetaTrainConfig",
     "ProbeConfig",
+    "SchedulesConfig",
     "TaskConfig",
     "TrainConfig",
     "WandbConfig",

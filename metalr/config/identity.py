@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from pydantic import BaseModel
@@ -25,10 +27,22 @@ def short_hash(value: Any) -> str:
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:16]
 
 
-def run_id(spec: BaseModel) -> str:
+def run_id(spec: BaseModel, added: Mapping[tuple[str, ...], Any] = MappingProxyType({})) -> str:
     """The identity of a run: 16 hexadecimal digits over every field of `spec`.
 
     A spec must hold what can change the result (data digest, seed, threads, dtype, schema
     version) and nothing that cannot (paths, names, W&B settings).
+
+    Args:
+        spec: What is run.
+        added: Settings that came later, by key path, with what runs did before they existed; at that value
+            a setting is left out, so that an earlier record keeps its id.
     """
-    return short_hash(spec)
+    settings = spec.model_dump(mode="json")
+    for (*sections, name), value in added.items():
+        section = settings
+        for key in sections:
+            section = section[key]
+        if section[name] == value:
+            del section[name]
+    return short_hash(settings)

@@ -7,38 +7,42 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from metalr.config.schedules import ScheduleName, SchedulesConfig
+from metalr.config.section import LR, Count, Fraction, PositiveInt, Section, Seed
 
 __all__ = [
+    "DEFAULT_METHOD",
     "CompareConfig",
     "ControlConfig",
     "DataConfig",
+    "DepthGroup",
+    "EarlyStoppingConfig",
     "ExperimentConfig",
+    "FinderConfig",
     "HarvestConfig",
     "MetaTrainConfig",
+    "MethodName",
     "ProbeConfig",
+    "ScheduleName",
+    "Seed",
+    "StrategyName",
     "TaskConfig",
     "TrainConfig",
     "WandbConfig",
 ]
 
-PositiveInt = Annotated[int, Field(ge=1)]
-Count = Annotated[int, Field(ge=0)]
-Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
-LR = Annotated[float, Field(gt=0.0, le=1e3)]
-Seed = Annotated[int, Field(ge=0, lt=2**31)]
-ScheduleName = Literal["constant", "step", "cosine", "linear"]
-MethodName = Literal["constant", "step", "cosine", "linear", "metalr-mlp", "metalr-lstm"]
+MethodName = Literal[ScheduleName, "find", "metalr-mlp", "metalr-lstm"]
+"""Who may set the LR: the schedules, the LR finder + cosine, the learned controllers."""
+StrategyName = Literal[MethodName, "metalr"]
+"""A method, or `metalr` for the learned controller of `DEFAULT_METHOD`."""
+DEFAULT_METHOD: MethodName = "metalr-lstm"
+"""What `metalr` stands for."""
 LearnerName = Literal["mlp", "lstm"]
 
 
-class _Section(BaseModel):
-    """A part of the configuration: unknown keys, infinities and NaN are errors; values never change."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
-
-
-class TaskConfig(_Section):
+class TaskConfig(Section):
     """The inner problem: which images, how many, which network."""
 
     dataset: Literal["digits", "cifar10", "cifar100", "mnist", "fashion_mnist", "svhn", "synthetic"] = (
@@ -57,8 +61,9 @@ class TaskConfig(_Section):
     """Side in pixels after average pooling; null keeps the dataset's own. Must divide the original side."""
     label_noise: Fraction = 0.0
     """Fraction of `train` labels replaced by another class drawn uniformly."""
-    augmentation: Literal["none", "standard"] = "none"
-    """`standard`: random crop after padding an eighth of the side, and a mirror flip where the classes allow it."""
+    augmentation: Literal["none", "standard", "light", "strong"] = "none"
+    """`standard`: random crop after padding an eighth of the side, and a mirror flip where the classes allow it;
+    `light`, `strong`: rotation, colour jitter, shift and scale, `strong` also perspective, grey and erasing."""
     cutout: Count = 0
     """Side in pixels of a square zeroed in each augmented training image; 0 for none."""
     network: Literal["resnet18", "cnn", "mlp"] = "mlp"
@@ -71,7 +76,25 @@ class TaskConfig(_Section):
     """Seed of the permutation that carves the splits, and of the label noise."""
 
 
-class TrainConfig(_Section):
+class DepthGroup(Section):
+    """A part of the network's depth, as one parameter group."""
+
+    lr_ratio: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    """Its LR as a fraction of the recipe's; the last group, the head, has 1."""
+    unfreeze_epoch: Count | None = 0
+    """Epoch from which it trains, from 0; null: it never does."""
+
+
+class EarlyStoppingConfig(Section):
+    """The run ends where the inner validation accuracy has not risen for a while."""
+
+    patience: PositiveInt = 15
+    """Epochs without a new best accuracy that are borne."""
+    restore_best: bool = True
+    """Whether the run ends with the weights of its best epoch, or with the last ones."""
+
+
+class TrainConfig(Section):
     """One run: budget and optimizer."""
 
     epochs: Annotated[int, Field(ge=1, le=10_000)] = 12
@@ -80,12 +103,22 @@ class TrainConfig(_Section):
     """Images per optimizer step; a last partial batch is dropped."""
     lr: LR = 0.01
     """Initial learning rate, where `compare` and `harvest` name none of their own."""
+    optimizer: Literal["sgd", "adamw", "adam"] = "sgd"
+    """`adamw` decays weights apart from the gradient (arXiv 1711.05101); `adam` adds the decay to it."""
     momentum: Fraction = 0.9
-    """SGD momentum."""
+    """SGD's momentum; Adam's beta1."""
+    beta2: Fraction = 0.999
+    """Adam's decay of the squared gradient."""
     nesterov: bool = False
     """Nesterov's momentum instead of heavy ball."""
     weight_decay: Annotated[float, Field(ge=0.0, le=1.0)] = 5e-4
-    """L2 coefficient of torch.optim.SGD."""
+    """The optimizer's own: L2 coefficient (sgd, adam), or decoupled decay (adamw)."""
+    decay_norms_and_biases: bool = True
+    """Whether weight decay also acts on normalisation weights and on biases."""
+    depth_groups: Annotated[list[DepthGroup], Field(min_length=1)] | None = None
+    """Parameter groups from the first layer to the head, with their own LRs; null: one group for all."""
+    early_stopping: EarlyStoppingConfig | None = None
+    """null trains the whole budget."""
     label_smoothing: Fraction = 0.0
     """Mass spread over all classes in the training loss."""
     grad_clip: Annotated[float, Field(gt=0.0)] | None = None
@@ -103,10 +136,21 @@ class TrainConfig(_Section):
     def _nesterov_needs_momentum(self) -> TrainConfig:
         if self.nesterov and self.momentum == 0.0:
             raise ValueError("nesterov=true needs momentum above 0")
+        if self.nesterov and self.optimizer != "sgd":
+            raise ValueError(f"nesterov=true is for optimizer=sgd, not {self.optimizer}")
+        return self
+
+    @model_validator(mode="after")
+    def _the_head_sets_the_lr(self) -> TrainConfig:
+        head = self.depth_groups[-1] if self.depth_groups else DepthGroup()
+        if head.lr_ratio != 1.0 or head.unfreeze_epoch != 0:
+            last = len(self.depth_groups or []) - 1
+            problem = "the last group is the head: its lr_ratio is 1, its unfreeze_epoch 0"
+            raise ValueError(f"depth_groups.{last}: {problem}")
         return self
 
 
-class ProbeConfig(_Section):
+class ProbeConfig(Section):
     """The learning-rate range test before the first epoch, paid for out of the run's budget."""
 
     num_steps: Annotated[int, Field(ge=8, le=1000)] = 20
@@ -125,7 +169,20 @@ class ProbeConfig(_Section):
         return self
 
 
-class ControlConfig(_Section):
+class FinderConfig(ProbeConfig):
+    """The LR finder of `metalr lr-find`: the probe with a longer ramp, on fresh batches."""
+
+    num_steps: Annotated[int, Field(ge=8, le=10_000)] = 100
+    """Optimizer steps of the ramp."""
+    min_lr: LR = 1e-5
+    """LR at the start of the ramp."""
+    spacing: Literal["exponential", "linear"] = "exponential"
+    """How the LR rises from step to step."""
+    rule: Literal["steepest", "valley", "minimum"] = "valley"
+    """Which suggestion is the answer; `minimum` is a tenth of the LR of lowest loss."""
+
+
+class ControlConfig(Section):
     """The control law: probe, anchor, correct, envelope."""
 
     probe: ProbeConfig | None = ProbeConfig()
@@ -148,7 +205,7 @@ class ControlConfig(_Section):
     """Factor on all later LRs after a rollback."""
 
 
-class HarvestConfig(_Section):
+class HarvestConfig(Section):
     """Many runs, forked at chosen epochs to find which next LR really was best."""
 
     mixture: Annotated[list[dict[str, Any]], Field(min_length=1)] = [
@@ -180,7 +237,7 @@ class HarvestConfig(_Section):
     """Smallest and largest candidate as multiples of the probe's reference LR."""
 
 
-class MetaTrainConfig(_Section):
+class MetaTrainConfig(Section):
     """Fitting the meta-learner on the meta-dataset."""
 
     learners: Annotated[list[LearnerName], Field(min_length=1)] = ["mlp", "lstm"]
@@ -211,7 +268,7 @@ class MetaTrainConfig(_Section):
     """Seed of the folds, the initialisation and the batches."""
 
 
-class CompareConfig(_Section):
+class CompareConfig(Section):
     """The same network under every method, on paired seeds."""
 
     methods: Annotated[list[MethodName], Field(min_length=1)] = [
@@ -238,7 +295,7 @@ class CompareConfig(_Section):
         return self
 
 
-class DataConfig(_Section):
+class DataConfig(Section):
     """Where the images lie; never part of a run's identity (their digest is)."""
 
     dir: str | None = None
@@ -249,7 +306,7 @@ class DataConfig(_Section):
     """What reports call the data, where it is not the dataset as published; null takes the dataset's name."""
 
 
-class WandbConfig(_Section):
+class WandbConfig(Section):
     """Weights & Biases, a mirror of the local records."""
 
     mode: Literal["auto", "online", "offline", "disabled"] = "auto"
@@ -262,13 +319,17 @@ class WandbConfig(_Section):
     """Tags beside the ones made from dataset, network and stage."""
 
 
-class ExperimentConfig(_Section):
+class ExperimentConfig(Section):
     """A whole experiment: one recipe file plus overrides."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = "digits"
     """Names the folders of meta-dataset, controllers and results."""
     task: TaskConfig = TaskConfig()
     train: TrainConfig = TrainConfig()
+    strategy: StrategyName = "metalr"
+    """Who sets the LR in `metalr train`."""
+    schedules: SchedulesConfig = SchedulesConfig()
+    finder: FinderConfig = FinderConfig()
     control: ControlConfig = ControlConfig()
     harvest: HarvestConfig = HarvestConfig()
     meta: MetaTrainConfig = MetaTrainConfig()

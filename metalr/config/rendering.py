@@ -70,6 +70,19 @@ def _render(model: BaseModel, layers: Layers, path: KeyPath = ()) -> list[str]:
         source = layers.origins.get(here, "default")
         plain = model.model_dump(mode="json", include={name})[name]
         lines.append(f"{indent}{name}: {_inline(plain)}  # {source}")
+        section = section_of(type(model).model_fields[name].annotation)
+        if section is not None:
+            lines.extend(_absent(section, here))
+    return lines
+
+
+def _absent(section: type[BaseModel], path: KeyPath) -> list[str]:
+    """The settings of a section that is null, as comments with what they would be."""
+    indent = "  " * len(path)
+    lines: list[str] = []
+    for name, info in section.model_fields.items():
+        lines.extend(_comment(field_doc((*path, name)), indent))
+        lines.append(f"{indent}# {name}: {_inline(info.get_default())}")
     return lines
 
 

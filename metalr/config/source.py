@@ -35,7 +35,7 @@ class YamlSource:
 class _Loader(yaml.SafeLoader):
     """SafeLoader with YAML 1.2 scalars, and without duplicate keys, aliases and tags."""
 
-    yaml_implicit_resolvers = {}  # noqa: RUF012 - the type is PyYAML's; empty, or YAML 1.1's would be inherited
+    yaml_implicit_resolvers = {}
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         event: Any = self.peek_event()  # type: ignore[no-untyped-call]

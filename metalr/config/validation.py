@@ -54,8 +54,22 @@ def dotted(path: KeyPath) -> str:
 
 
 def allowed_keys(path: KeyPath) -> list[str]:
-    """The valid keys directly below a section."""
-    return [str(known[-1]) for known in settings() if known[:-1] == path]
+    """The valid keys directly below a section, or below an entry of a list of sections."""
+    model: type[BaseModel] | None = ExperimentConfig
+    for key in path:
+        if isinstance(key, str):  # a list position leads from the list to its entries, which share a model
+            info = model.model_fields.get(key) if model else None
+            model = _entry_section_of(info.annotation) if info else None
+    return list(model.model_fields) if model else []
+
+
+def _entry_section_of(annotation: Any) -> type[BaseModel] | None:
+    """As `section_of`, but also the model of the entries of a list, however deep in the annotation."""
+    found = section_of(annotation)
+    options = iter(get_args(annotation))
+    while found is None and (option := next(options, None)) is not None:
+        found = _entry_section_of(option)
+    return found
 
 
 def nearest_setting(path: KeyPath) -> str | None:
@@ -64,6 +78,8 @@ def nearest_setting(path: KeyPath) -> str | None:
     siblings = difflib.get_close_matches(word, allowed_keys(path[:-1]), n=1)
     if siblings:
         return dotted((*path[:-1], siblings[0]))
+    if any(isinstance(key, int) for key in path):
+        return None  # the few keys of an entry are all named; a likeness from elsewhere would mislead
     every = [dotted(known) for known in settings()]
     elsewhere = [key for key in every if key.rsplit(".", 1)[-1] == word]
     return next(iter(elsewhere + difflib.get_close_matches(dotted(path), every, n=1, cutoff=0.5)), None)
@@ -103,18 +119,35 @@ def _describe(error: Mapping[str, Any], path: KeyPath) -> str:
         return message
     if kind in ("model_type", "model_attributes_type", "dict_type"):
         message = "must be a mapping of settings"
+        entry = isinstance(path[-1], int) and allowed_keys(path)
+        hint = f" (allowed: {', '.join(entry)})" if entry else ""
     if kind == "literal_error" and isinstance(value, str):
         options = error["ctx"]["expected"].replace("'", "").replace(" or ", ", ").split(", ")
         nearest = difflib.get_close_matches(value, options, n=1)
         hint = f"; did you mean {nearest[0]}?" if nearest else ""
     if kind == "string_type":
         message += ", in quotes where it looks like a number"
+    if kind == "too_short":
+        message = f"must have at least {error['ctx']['min_length']} entry"
     if kind == "string_pattern_mismatch":
         message = f"must match {error['ctx']['pattern']}"
     message = message.replace("greater than or equal to", "at least").replace(
         "less than or equal to", "at most"
     )
     return f"{message[:1].lower()}{message[1:]}, not {_shorten(value)}{hint}"
+
+
+def _located(error: Mapping[str, Any]) -> tuple[KeyPath, str]:
+    """Where the error is and what is wrong; a rule that begins with `key: ` is about that key."""
+    path, description = error["loc"], _describe(error, error["loc"])
+    key, colon, rule = description.partition(": ")
+    keys = tuple(int(part) if part.isdecimal() else part for part in key.split("."))
+    if error["type"] != "value_error" or not colon or keys[0] not in allowed_keys(path):
+        return path, description
+    value = error["input"]
+    for part in keys:
+        value = value.get(part) if isinstance(value, dict) else value[part]
+    return (*path, *keys), f"{rule}, not {_shorten(value)}"
 
 
 def _raw_errors(tree: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -161,8 +194,8 @@ def _entry_problems(
             set_key(varied, tuple(key.split(".")), value)
     for error in _raw_errors(varied):
         if repr(error) not in known:
-            description = _describe(error, error["loc"])
-            problems.append(_line((*path, *_entry_path(entry, error["loc"])), description, origin_of))
+            loc, description = _located(error)
+            problems.append(_line((*path, *_entry_path(entry, loc)), description, origin_of))
     return problems
 
 
@@ -186,7 +219,7 @@ def validate(tree: Mapping[str, Any], origin_of: OriginOf = lambda path: None) -
     of harvest.mixture, each with its dotted path, the value, what is allowed, and its origin.
     """
     errors = _raw_errors(tree)
-    problems = [_line(error["loc"], _describe(error, error["loc"]), origin_of) for error in errors]
+    problems = [_line(*_located(error), origin_of) for error in errors]
     problems.extend(_mixture_problems(tree, errors, origin_of))
     if problems:
         raise ConfigError(problems)

@@ -2,6 +2,7 @@
 
 runs/<run_id>/spec.json       every setting that can change the result
               metrics.jsonl   one line an epoch, append-only
+              lrs.jsonl       one line an epoch: the LR of every step
               forks.jsonl     one line a fork candidate (harvest only)
               ckpt-<epoch>.pt to go on after a kill
               result.json     written last and atomically: its presence means "finished"
@@ -13,16 +14,61 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_serializer
 
-from metalr.config import ControlConfig, TaskConfig, TrainConfig, run_id
+from metalr.config import ControlConfig, ProbeConfig, SchedulesConfig, TaskConfig, TrainConfig, run_id
 from metalr.config.models import MethodName, Seed
 from metalr.training.artifacts import ArtifactError, read_json, read_json_lines, write_json
 
-__all__ = ["SCHEMA_VERSION", "ForkPlan", "Job", "RunRecord", "RunSpec", "RunStore"]
+__all__ = [
+    "SCHEMA_VERSION",
+    "ForkPlan",
+    "Job",
+    "RunRecord",
+    "RunSpec",
+    "RunStore",
+    "control_of",
+    "schedules_of",
+]
 
 SCHEMA_VERSION: Literal[1] = 1
 """Raised whenever the same settings would give another result, or another layout of the records."""
+
+
+ADDED_SETTINGS: dict[tuple[str, ...], Any] = {
+    ("schedules",): None,
+    ("train", "optimizer"): "sgd",
+    ("train", "beta2"): 0.999,
+    ("train", "decay_norms_and_biases"): True,
+    ("train", "depth_groups"): None,
+    ("train", "early_stopping"): None,
+}
+"""Settings that came after the first records, with what runs did before they existed.
+
+At that value a setting is no part of the identity, so that runs, comparisons and meta-datasets made earlier
+keep their ids. It is the value then, not the default now: a default may change, an id may not.
+"""
+
+
+FIRST_METHODS = ("constant", "step", "cosine", "linear")
+"""The schedules there were before they had settings."""
+
+
+def schedules_of(method: str, schedules: SchedulesConfig) -> SchedulesConfig | None:
+    """The schedule settings that are part of a run's identity; None where it has none, or its first ones."""
+    if method.startswith("metalr-"):
+        return None
+    section = getattr(schedules, method, None)
+    first = SchedulesConfig()
+    unchanged = section == getattr(first, method, None) and schedules.warmup.epochs == 0.0
+    return None if method in FIRST_METHODS and unchanged else schedules
+
+
+def control_of(method: str, control: ControlConfig) -> ControlConfig | None:
+    """What a compared run needs of the control law: all under a controller, the probe for the LR finder."""
+    if method.startswith("metalr-"):
+        return control
+    return ControlConfig(probe=control.probe or ProbeConfig()) if method == "find" else None
 
 
 class _Frozen(BaseModel):
@@ -51,16 +97,30 @@ class RunSpec(_Frozen):
     controller_sha256: str | None = None
     """The frozen controller of a `metalr-*` method."""
     forks: ForkPlan | None = None
+    schedules: SchedulesConfig | None = None
+    """What the method's schedule uses of its settings; null: none of ours, or one at its first form."""
     seed: Seed
     data_digest: str
     """SHA-256 over the splits' images and labels."""
     evaluate_test: bool = False
     """Whether `test` is read, once, after the last epoch."""
 
+    @field_serializer("schedules")
+    def _only_what_is_used(self, value: SchedulesConfig | None) -> dict[str, Any] | None:
+        used = {"warmup", self.method, *(("cosine",) if self.method == "find" else ())}
+        return None if value is None else value.model_dump(include=used)
+
+    @property
+    def schedule_name(self) -> str | None:
+        """The hand schedule that moves the LR; None under a learned controller."""
+        if self.method.startswith("metalr-"):
+            return None
+        return "cosine" if self.method == "find" else self.method
+
     @property
     def run_id(self) -> str:
         """16 hexadecimal digits."""
-        return run_id(self)
+        return run_id(self, ADDED_SETTINGS)
 
 
 class Job(_Frozen):
@@ -81,7 +141,8 @@ class Job(_Frozen):
 class RunRecord:
     """A finished run, as read back from the store.
 
-    `result` holds `status` (`done` or `diverged`), `diverged_epoch`, `final` (`split/metric` -> value;
+    `result` holds `status` (`done` or `diverged`), `diverged_epoch`, `stopped_epoch` and `best_epoch` (null
+    without early stopping), `final` (`split/metric` -> value;
     empty when diverged), `timing` (`train_s`, `eval_s`, `control_s`, `wall_s`), `num_samples`
     (training images seen), `versions`, `device`.
     """
@@ -136,3 +197,11 @@ class RunStore:
         rows = read_json_lines(folder / "metrics.jsonl")
         forks = read_json_lines(folder / "forks.jsonl")
         return RunRecord(identity, spec, rows, forks, result)
+
+    def load_lrs(self, identity: str) -> list[dict[str, Any]]:
+        """One `{"epoch", "lrs"}` per trained epoch: the LR of every step of the first parameter group.
+
+        Rounded to 7 significant digits, None where not finite; empty for a run older than this log. Raises
+        ArtifactError where it is damaged.
+        """
+        return read_json_lines(self.run_dir(identity) / "lrs.jsonl")
