@@ -1,18 +1,27 @@
 """Who sets the learning rate: hand schedules, the probe, the features, the envelope, `MetaLR`.
 
-Reading order: `anchor` (the shape), `observation` and `features` (what is seen), `probe` (before the
-first epoch), `decision` (from a prediction to a peak), `envelope` (the bounds), `scheduler` (all of it
-as a torch scheduler), `schedules` (torch's own, by name).
+Reading order: `anchor` (the shape), `observation` and `features` (what is seen), `ramp` and `undo` (trial
+steps on a rising LR, and how they are taken back), `probe` (both of them, before the first epoch), `finder`
+and `finder_rules` (the same for anyone's model), `decision` (from a prediction to a peak), `envelope` (the
+bounds), `scheduler` (all of it as a torch scheduler), `schedules` (the hand schedules by name; it lists the
+modules behind it).
 """
 
 from metalr.control.anchor import anchor, equivalent_peak, mean_anchor
 from metalr.control.decision import Controller, Decision, Prediction, best_offset
 from metalr.control.features import FEATURE_GROUPS, FEATURE_NAMES, feature_row, feature_rows
+from metalr.control.finder import LRFinderResult, find_lr
+from metalr.control.finder_rules import FinderCurve, Suggestion, suggest, suggested_lr, suggestions_of
+from metalr.control.greedy import GreedyLR
 from metalr.control.observation import Observation, Setting
 from metalr.control.probe import ProbeCurve, lr_range_test
+from metalr.control.schedule_fit import schedule_notes, schedule_problems
+from metalr.control.schedule_preview import pretend_validation_loss, schedule_preview
 from metalr.control.scheduler import MetaLR
 from metalr.control.schedules import SCHEDULE_NAMES, Schedule, anchored_schedule, make_schedule
 from metalr.control.snapshot import Snapshot, weights_are_finite
+from metalr.control.undo import undone
+from metalr.control.warmup import WarmupLR
 
 __all__ = [
     "FEATURE_GROUPS",
@@ -20,6 +29,9 @@ __all__ = [
     "SCHEDULE_NAMES",
     "Controller",
     "Decision",
+    "FinderCurve",
+    "GreedyLR",
+    "LRFinderResult",
     "MetaLR",
     "Observation",
     "Prediction",
@@ -27,14 +39,25 @@ __all__ = [
     "Schedule",
     "Setting",
     "Snapshot",
+    "Suggestion",
+    "WarmupLR",
     "anchor",
     "anchored_schedule",
     "best_offset",
     "equivalent_peak",
     "feature_row",
     "feature_rows",
+    "find_lr",
     "lr_range_test",
     "make_schedule",
     "mean_anchor",
+    "pretend_validation_loss",
+    "schedule_notes",
+    "schedule_preview",
+    "schedule_problems",
+    "suggest",
+    "suggested_lr",
+    "suggestions_of",
+    "undone",
     "weights_are_finite",
 ]

@@ -1,99 +1,105 @@
-"""Hand schedules by name: torch's own classes, and the interval at which each is stepped.
+"""Hand schedules by name, with or without a warm-up: torch's own classes wherever it has one.
 
-The calling convention of the training loop, for every schedule, learned or not: `after_batch` once
-after each optimizer step but the epoch's last, `after_epoch` once after the epoch's last step and
-evaluation. The LR logged for a step is the LR that was used for it.
+Reading order: `schedule` (what the loop sees; the budget), `schedule_shapes` (one by one), `warmup`,
+`greedy`, `explore`, `schedule_fit` (what does not fit a budget), `schedule_preview` (LRs without training).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Literal
+import math
+from typing import get_args
 
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import (
-    ConstantLR,
-    CosineAnnealingLR,
-    LambdaLR,
-    LinearLR,
-    LRScheduler,
-    MultiStepLR,
-    ReduceLROnPlateau,
-)
+from torch.optim.lr_scheduler import LambdaLR
 
+from metalr.config import ConfigError, SchedulesConfig
+from metalr.config.schedules import ScheduleName
 from metalr.control.anchor import Shape, anchor
-from metalr.control.observation import Observation
+from metalr.control.schedule import Budget, Schedule, initial_lr_of, interval_of
+from metalr.control.schedule_fit import schedule_problems
+from metalr.control.schedule_shapes import FACTORIES
+from metalr.control.warmup import WarmupLR
 
-__all__ = ["SCHEDULE_NAMES", "Schedule", "anchored_schedule", "make_schedule"]
+__all__ = ["SCHEDULE_NAMES", "Schedule", "anchored_schedule", "initial_lr_of", "make_schedule"]
 
-SCHEDULE_NAMES = ("constant", "step", "cosine", "linear")
-STEP_MILESTONES = (0.5, 0.75)
-"""Where `step` decays, as fractions of the budget."""
-STEP_FACTOR = 0.1
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """A torch scheduler and the interval at which it wants to be stepped."""
-
-    scheduler: LRScheduler
-    interval: Literal["epoch", "step"]
-
-    def after_batch(self) -> None:
-        """Tell the schedule that an optimizer step, not the epoch's last, was made."""
-        if self.interval == "step":
-            self.scheduler.step()
-
-    def after_epoch(self, observation: Observation) -> None:
-        """Tell the schedule that an epoch ended, and what it showed, where it cares to know."""
-        if isinstance(self.scheduler, ReduceLROnPlateau):
-            if observation.inner_valid_loss is not None:
-                self.scheduler.step(observation.inner_valid_loss)
-            return
-        observe = getattr(self.scheduler, "observe", None)
-        if observe is not None:
-            observe(observation)
-        self.scheduler.step()
+SCHEDULE_NAMES: tuple[str, ...] = get_args(ScheduleName)
 
 
-def initial_lr_of(group: dict[str, Any]) -> float:
-    """The LR a parameter group started from, as torch's schedulers see it: `initial_lr` where one is kept."""
-    return float(group.get("initial_lr", group["lr"]))
+def make_schedule(
+    name: str,
+    optimizer: Optimizer,
+    total_epochs: int,
+    steps_per_epoch: int,
+    settings: SchedulesConfig | None = None,
+    *,
+    seed: int = 0,
+) -> Schedule:
+    """The hand schedule `name` over the optimizer's present LRs, which are its largest ones.
 
+    ============ ======== =====================================================================
+    constant     epoch    lr
+    step         epoch    lr * factor ** n, n the number of decays so far
+    exponential  epoch    lr * exp(-rate t)
+    inverse_time epoch    lr / (1 + rate t)
+    polynomial   step     lr * (1 - u) ** power
+    linear       step     lr * (1 - u) (arXiv 1905.04753)
+    cosine       step     min_lr + (lr - min_lr) (1 + cos(pi u)) / 2 (arXiv 1608.03983)
+    restarts     step     cosine, again and again, each cycle longer (arXiv 1608.03983)
+    cyclical     step     up and down from low_factor * lr to lr (arXiv 1506.01186)
+    one_cycle    step     up, then far down; momentum the opposite way (arXiv 1708.07120)
+    plateau      epoch    times factor where the inner validation loss stops falling
+    wsd          step     lr, then lr * (1 - sqrt(v)) over the last part (arXiv 2405.18392)
+    rex          step     lr * (1 - u) / (1 - u / 2) (arXiv 2107.04197)
+    greedy       epoch    up while the inner validation loss falls, else down (arXiv 2512.14527)
+    explore      step     random straight pieces in log LR, the only one to pass lr with greedy
+    ============ ======== =====================================================================
 
-def make_schedule(name: str, optimizer: Optimizer, total_epochs: int, steps_per_epoch: int) -> Schedule:
-    """The hand schedule `name` over the optimizer's present LRs.
+    t is the time in epochs since the schedule began, u = t / T its part of the budget, v the part of the
+    fall. The second column is the interval by default; where it is `epoch`, the LR is that of the epoch's
+    beginning. In `one_cycle` the last step (or epoch) has the end LR, as in torch. With `settings.warmup` the
+    schedule begins after it and has what is left of the budget.
 
-    ======== ======== =============================================================
-    constant epoch    the initial LR throughout
-    step     epoch    a tenth after 50 %, a hundredth after 75 % of the epochs
-    cosine   step     half a cosine from the initial LR to zero (arXiv 1608.03983)
-    linear   step     a straight line from the initial LR to zero (arXiv 1905.04753)
-    ======== ======== =============================================================
+    Every group keeps its ratio to the first one; settings in absolute numbers are meant for the first.
 
     Args:
         name: One of `SCHEDULE_NAMES`.
-        optimizer: Its groups' LRs are the initial ones; their ratios are kept.
+        optimizer: Its groups' LRs, each above 0; an earlier schedule's traces in it are not used.
         total_epochs: Budget, at least 1.
         steps_per_epoch: Optimizer steps an epoch, at least 1.
+        settings: Of all schedules; the defaults where None.
+        seed: What `explore` is drawn from.
 
     Raises:
-        ValueError: an unknown name, or a budget below 1.
+        ConfigError: an unknown name, a budget or an LR that cannot be, settings that do not fit them.
     """
-    if total_epochs < 1 or steps_per_epoch < 1:
-        raise ValueError(f"a schedule needs {total_epochs=} and {steps_per_epoch=} of at least 1")
-    total_steps = total_epochs * steps_per_epoch
-    if name == "constant":
-        return Schedule(ConstantLR(optimizer, factor=1.0, total_iters=0), "epoch")
-    if name == "step":
-        milestones = [max(1, round(fraction * total_epochs)) for fraction in STEP_MILESTONES]
-        return Schedule(MultiStepLR(optimizer, milestones, gamma=STEP_FACTOR), "epoch")
-    if name == "cosine":
-        return Schedule(CosineAnnealingLR(optimizer, T_max=total_steps), "step")
-    if name == "linear":
-        decay = LinearLR(optimizer, start_factor=1.0, end_factor=0.0, total_iters=total_steps)
-        return Schedule(decay, "step")
-    raise ValueError(f"unknown schedule {name!r}; known: {', '.join(SCHEDULE_NAMES)}")
+    settings = settings or SchedulesConfig()
+    problems = [*schedule_problems(name, settings, total_epochs, steps_per_epoch)]
+    problems += [] if problems else _lr_problems(name, settings, optimizer)
+    if problems:
+        raise ConfigError(problems)
+    for group in optimizer.param_groups:
+        group.pop("initial_lr", None)
+    interval = interval_of(name, settings)
+    budget = Budget.of(total_epochs, steps_per_epoch, settings.warmup, interval)
+    schedule = Schedule(FACTORIES[name](optimizer, settings, budget, seed), interval)
+    if budget.warmup_steps == 0:
+        return schedule
+    risen = WarmupLR(optimizer, schedule, budget.warmup_steps, steps_per_epoch, settings.warmup)
+    return Schedule(risen, "step")
+
+
+def _lr_problems(name: str, settings: SchedulesConfig, optimizer: Optimizer) -> list[str]:
+    """What is wrong with the optimizer's LRs, alone or beside the schedule's lowest one."""
+    lrs = [float(group["lr"]) for group in optimizer.param_groups]
+    problems = [
+        f"the optimizer's LR must be a finite number above 0, not {lr:g} (parameter group {index})"
+        for index, lr in enumerate(lrs)
+        if not (math.isfinite(lr) and lr > 0.0)
+    ]
+    min_lr = getattr(getattr(settings, name, None), "min_lr", 0.0)
+    if not problems and min_lr >= lrs[0]:
+        problems.append(f"schedules.{name}.min_lr: {min_lr:g} is not below the LR {lrs[0]:g}; take less")
+    return problems
 
 
 def anchored_schedule(
