@@ -11,6 +11,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
+from torch import nn
+
 from metalr.config import ControlConfig
 from metalr.control import Snapshot, anchored_schedule
 from metalr.tasks import Task
@@ -109,7 +112,7 @@ def _branch(
 ) -> tuple[float | None, float | None]:
     """`outer_valid` loss one epoch on and at the end of the budget; None from a divergence on."""
     optimizer = make_optimizer(trunk.model, trunk.config)
-    snapshot.restore(trunk.model, optimizer)
+    _restore_under_recipe(snapshot, trunk.model, optimizer)
     schedule = anchored_schedule(
         optimizer,
         peak_lr,
@@ -130,6 +133,21 @@ def _branch(
         if first:
             next_loss = _outer_loss(branch)
     return next_loss, _outer_loss(branch)
+
+
+def _restore_under_recipe(snapshot: Snapshot, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """As `Snapshot.restore`, but the fresh `optimizer` keeps its groups' settings, and gets no others.
+
+    So neither the momentum that a trunk's schedule has cycled, nor its LRs, reach a branch.
+    """
+    recipe = [
+        {key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups
+    ]
+    snapshot.restore(model, optimizer)
+    for group, settings in zip(optimizer.param_groups, recipe, strict=True):
+        parameters = group["params"]
+        group.clear()
+        group.update(settings, params=parameters)
 
 
 def _outer_loss(branch: Training) -> float | None:

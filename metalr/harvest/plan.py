@@ -24,6 +24,7 @@ from metalr.config.models import MethodName
 from metalr.control import make_schedule
 from metalr.tasks import Task
 from metalr.training import ForkPlan, RunSpec, Training, make_optimizer, train_epoch
+from metalr.training.records import schedules_of
 
 __all__ = ["Estimate", "candidate_factors", "epochs_of", "estimate_cost", "plan_trunks", "resolved_device"]
 
@@ -96,6 +97,8 @@ def _trunk(
     epochs = {round(fraction * budget) for fraction in recipe.harvest.fork_fractions}
     epochs = {epoch for epoch in epochs if epoch < budget and (epoch > 0 or is_first)}
     device = resolved_device(recipe.train.device)
+    # A trunk never stops early: its forks must be there, and its labels are final losses of whole budgets.
+    changes = {"epochs": budget, "lr": lr, "device": device, "early_stopping": None}
     # Of the control law only what shapes probe and branches can change a trunk; the rest keeps its default.
     control = ControlConfig(
         probe=recipe.control.probe or ProbeConfig(),
@@ -104,8 +107,9 @@ def _trunk(
     )
     return RunSpec(
         task=recipe.task,
-        train=recipe.train.model_copy(update={"epochs": budget, "lr": lr, "device": device}),
+        train=recipe.train.model_copy(update=changes),
         method=cast(MethodName, schedule),
+        schedules=schedules_of(schedule, recipe.schedules),
         control=control,
         forks=ForkPlan(epochs=sorted(epochs), peak_factors=candidate_factors(recipe)),
         seed=seed,

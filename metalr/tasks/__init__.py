@@ -5,6 +5,7 @@
 * `hub`: CIFAR-10 from a directory of parquet files, or from the Hugging Face Hub.
 * `datasets`: every source by name -> raw images.
 * `augmentation`: random crop, mirror and cutout of a whole batch on the device.
+* `transforms`: the `light` and `strong` augmentation, image by image, by torchvision.
 * `networks`: the registry of networks that are trained.
 * `task`: splits, normalisation and batches in one object: `make_task`.
 """

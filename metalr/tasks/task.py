@@ -19,6 +19,7 @@ from metalr.tasks.augmentation import crop_and_flip, cut_out
 from metalr.tasks.datasets import MIRRORED, load_dataset
 from metalr.tasks.images import DataError, Int64, RawDataset, RawPart, UInt8
 from metalr.tasks.networks import make_network
+from metalr.tasks.transforms import STRENGTHS, transform_images
 
 __all__ = ["SPLITS", "Split", "Task", "make_task"]
 
@@ -69,13 +70,17 @@ class Task:
     def train_batch(self, indices_B: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """The `train` images at `indices_B`, augmented and normalised in float32, and their labels.
 
-        `indices_B` (int64) and `generator` live on the task's device; nothing waits for it. Random numbers
-        are drawn only where the configuration augments.
+        `indices_B` (int64) and `generator` live on the task's device; nothing waits for it, but where `light`
+        or `strong` augmentation works on the CPU. Random numbers are drawn only where the configuration
+        augments.
         """
         train, config = self.splits["train"], self.config
-        images_BCHW = train.images_BCHW[indices_B]
+        images_BCHW, flip = train.images_BCHW[indices_B], config.dataset in MIRRORED
+        if config.augmentation in STRENGTHS:
+            moved_BCHW, erased_B1HW = transform_images(images_BCHW, generator, config.augmentation, flip=flip)
+            return self._normalise(moved_BCHW).masked_fill(erased_B1HW, 0.0), train.labels_B[indices_B]
         if config.augmentation == "standard":
-            padding, flip = self.image_shape[1] // 8, config.dataset in MIRRORED
+            padding = self.image_shape[1] // 8
             images_BCHW = crop_and_flip(images_BCHW, generator, padding=padding, flip=flip)
         normalised_BCHW = self._normalise(images_BCHW)
         if config.augmentation == "standard" and config.cutout > 0:
@@ -103,8 +108,9 @@ def make_task(config: TaskConfig, data: DataConfig, device: torch.device) -> Tas
 
 @lru_cache(maxsize=64)
 def _make_task(config: TaskConfig, data: DataConfig, device: torch.device) -> Task:
-    if config.cutout > 0 and config.augmentation == "none":
-        warnings.warn("task.cutout is ignored, since task.augmentation=none", stacklevel=3)
+    if config.cutout > 0 and config.augmentation != "standard":
+        reason = f"task.augmentation={config.augmentation}; it belongs to `standard`"
+        warnings.warn(f"task.cutout is ignored, since {reason}", stacklevel=3)
     names = set(TaskConfig.model_fields) - _IMAGE_FIELDS
     images_only = TaskConfig.model_validate(config.model_dump(exclude=names))
     carved = _carve(images_only, data, device)

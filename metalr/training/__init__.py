@@ -1,13 +1,14 @@
 """One run: the only training loop, checkpoints, records, and the dashboard's mirror.
 
-Reading order: `records` (what a run is and leaves), `loop` (an epoch), `live_run` (started or gone
-on with), `run` (to the committed result), `checkpoint` (going on after a kill), `artifacts` (files),
-`tracking` (W&B).
+Reading order: `records` (what a run is and leaves), `param_groups` (who trains, at which LR), `loop` (an
+epoch), `early_stopping`, `live_run` (started or gone on with), `run` (to the committed result), `checkpoint`
+(going on after a kill), `artifacts` (files), `tracking` (W&B).
 """
 
 from metalr.training.artifacts import ArtifactError
 from metalr.training.live_run import LiveRun, steps_per_epoch
-from metalr.training.loop import Training, evaluate, make_optimizer, train_epoch
+from metalr.training.loop import Training, evaluate, make_optimizer, train_epoch, training_loss
+from metalr.training.param_groups import apply_freezing, parameter_groups
 from metalr.training.records import ForkPlan, Job, RunRecord, RunSpec, RunStore
 from metalr.training.run import package_versions, train_run
 
@@ -20,10 +21,13 @@ __all__ = [
     "RunSpec",
     "RunStore",
     "Training",
+    "apply_freezing",
     "evaluate",
     "make_optimizer",
     "package_versions",
+    "parameter_groups",
     "steps_per_epoch",
     "train_epoch",
     "train_run",
+    "training_loss",
 ]

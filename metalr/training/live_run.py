@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from metalr.config import ConfigError
+from metalr.config import ConfigError, SchedulesConfig
 from metalr.control import (
     Controller,
     MetaLR,
@@ -21,11 +21,14 @@ from metalr.control import (
     lr_range_test,
     make_schedule,
 )
+from metalr.control.finder_rules import suggested_lr
 from metalr.control.schedules import Schedule
 from metalr.tasks import Task
-from metalr.training.artifacts import read_json_lines, write_json_lines
+from metalr.training.artifacts import append_json_line, read_json_lines, write_json_lines
 from metalr.training.checkpoint import load_latest_checkpoint
+from metalr.training.early_stopping import EarlyStopping
 from metalr.training.loop import Training, epoch_generator, make_optimizer, seeded, training_loss
+from metalr.training.param_groups import apply_freezing
 from metalr.training.records import RunSpec
 
 __all__ = ["LiveRun", "checkpoint_of", "start_or_resume", "steps_per_epoch"]
@@ -43,6 +46,32 @@ class LiveRun:
     trace: list[Observation]
     start_s: float = 0.0
     """Seconds that the probe and the first decision took."""
+    early_stopping: EarlyStopping | None = None
+    unwritten_lrs: list[dict[str, Any]] = field(default_factory=list)
+    """Lines of `lrs.jsonl` for the epochs since the last checkpoint."""
+
+    @property
+    def num_rollbacks(self) -> int:
+        """Epochs that the controller has undone so far."""
+        return int(getattr(self.training.schedule.scheduler, "num_rollbacks", 0))
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the budget is spent, or early stopping has had enough."""
+        epoch = self.training.epoch
+        stopped = self.early_stopping is not None and self.early_stopping.is_over(epoch)
+        return stopped or epoch >= self.spec.train.epochs
+
+    def keep_lrs(self, lrs: list[float]) -> None:
+        """Remember the LRs of the steps of the epoch just trained, to 7 significant digits."""
+        rounded = [float(f"{lr:.7g}") if math.isfinite(lr) else None for lr in lrs]
+        self.unwritten_lrs.append({"epoch": self.training.epoch, "lrs": rounded})
+
+    def write_lrs(self) -> None:
+        """Append what is remembered to `lrs.jsonl`: before a checkpoint, so that it never lacks an epoch."""
+        for line in self.unwritten_lrs:
+            append_json_line(self.folder / "lrs.jsonl", line)
+        self.unwritten_lrs.clear()
 
     def features(self) -> list[float | None]:
         """The features after the last observation, None where missing."""
@@ -64,6 +93,7 @@ def start_or_resume(
     if spec.train.channels_last:
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = make_optimizer(model, spec.train)
+    apply_freezing(model, spec.train, epoch=0)  # the probe sees what the first epoch will train
     started = time.perf_counter()
     probe = _probe(spec, task, model, optimizer, state)
     steps = steps_per_epoch(spec, task)
@@ -83,6 +113,8 @@ def start_or_resume(
     first = Observation(epoch=0, train_loss=probe.initial_loss if probe else None)
     start_s = time.perf_counter() - started if spec.control else 0.0
     live = LiveRun(spec, folder, training, setting, probe, [first], start_s)
+    if spec.train.early_stopping:
+        live.early_stopping = EarlyStopping(spec.train.early_stopping)
     if state is not None:
         _load(live, state)
     return live, state is None
@@ -145,7 +177,15 @@ def _schedule(
     controller: Controller | None,
 ) -> Schedule:
     if controller is None:
-        return make_schedule(spec.method, optimizer, setting.total_epochs, setting.steps_per_epoch)
+        settings = spec.schedules or SchedulesConfig()
+        name = spec.method
+        if name == "find":
+            assert probe is not None, "the LR finder runs where the spec has a probe"
+            _start_from(suggested_lr(probe, settings.find.rule), optimizer)
+            name = "cosine"
+        return make_schedule(
+            name, optimizer, setting.total_epochs, setting.steps_per_epoch, settings, seed=spec.seed
+        )
     learned = MetaLR(
         optimizer,
         controller,
@@ -159,8 +199,16 @@ def _schedule(
     return Schedule(learned, "step")
 
 
+def _start_from(lr: float, optimizer: torch.optim.Optimizer) -> None:
+    """Give the first parameter group the LR `lr`; the others keep their ratio to it."""
+    factor = lr / float(optimizer.param_groups[0]["lr"])
+    for group in optimizer.param_groups:
+        group["lr"] = float(group["lr"]) * factor
+
+
 def checkpoint_of(live: LiveRun) -> dict[str, Any]:
     """All that is needed to go on with the run, as plain values and tensors."""
+    early_stopping = live.early_stopping
     return {
         "epoch": live.training.epoch,
         "model": live.training.model.state_dict(),
@@ -168,7 +216,7 @@ def checkpoint_of(live: LiveRun) -> dict[str, Any]:
         "scheduler": live.training.schedule.scheduler.state_dict(),
         "probe": live.probe.to_dict() if live.probe else None,
         "trace": [observation.to_dict() for observation in live.trace],
-    }
+    } | ({"early_stopping": early_stopping.state_dict()} if early_stopping else {})
 
 
 def _load(live: LiveRun, state: dict[str, Any]) -> None:
@@ -177,5 +225,8 @@ def _load(live: LiveRun, state: dict[str, Any]) -> None:
     live.training.schedule.scheduler.load_state_dict(state["scheduler"])
     live.training.epoch = state["epoch"]
     live.trace[:] = [Observation.from_dict(values) for values in state["trace"]]
-    path = live.folder / "metrics.jsonl"
-    write_json_lines(path, [row for row in read_json_lines(path) if row["epoch"] <= state["epoch"]])
+    if live.early_stopping:
+        live.early_stopping.load_state_dict(state["early_stopping"])
+    for name in ("metrics.jsonl", "lrs.jsonl"):
+        path = live.folder / name
+        write_json_lines(path, [row for row in read_json_lines(path) if row["epoch"] <= state["epoch"]])

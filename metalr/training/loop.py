@@ -22,6 +22,7 @@ from metalr.config import TrainConfig
 from metalr.control import Observation, Schedule, equivalent_peak
 from metalr.control.anchor import Shape
 from metalr.tasks import Task
+from metalr.training.param_groups import apply_freezing, parameter_groups
 
 __all__ = [
     "EpochResult",
@@ -85,14 +86,15 @@ class EpochResult:
 
 
 def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """SGD as `config` says, at its initial LR."""
-    return torch.optim.SGD(
-        model.parameters(),
-        lr=config.lr,
-        momentum=config.momentum,
-        nesterov=config.nesterov,
-        weight_decay=config.weight_decay,
-    )
+    """The optimizer that `config` names, at its initial LR, over the model's `parameter_groups`.
+
+    Raises ConfigError where the network has too few parts for `depth_groups`.
+    """
+    groups = parameter_groups(model, config)
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov)
+    adam = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
+    return adam(groups, lr=config.lr, betas=(config.momentum, config.beta2))
 
 
 def epoch_generator(seed: int, epoch: int, device: torch.device, purpose: str = "train") -> torch.Generator:
@@ -112,7 +114,8 @@ def training_loss(model: nn.Module, images_BCHW: Tensor, labels_B: Tensor, confi
 
 @torch.no_grad()
 def evaluate(model: nn.Module, task: Task, split: str, config: TrainConfig) -> Evaluation:
-    """Mean cross-entropy and accuracy on a split, in evaluation mode; training mode is put back."""
+    """Mean cross-entropy and accuracy on a split, in evaluation mode; every module's mode is put back."""
+    training = [module for module in model.modules() if module.training]
     model.eval()
     total = len(task.splits[split].labels_B)
     loss = torch.zeros((), dtype=torch.float64, device=task.splits[split].labels_B.device)
@@ -125,7 +128,8 @@ def evaluate(model: nn.Module, task: Task, split: str, config: TrainConfig) -> E
             logits = model(images_BCHW).float()
         loss += functional.cross_entropy(logits, labels_B, reduction="sum").double()
         correct += (logits.argmax(dim=1) == labels_B).sum()
-    model.train()
+    for module in training:
+        module.training = True
     return Evaluation(float(loss) / total, float(correct) / total)
 
 
@@ -135,6 +139,7 @@ def train_epoch(training: Training, *, observe: bool = True) -> EpochResult:
     With `observe=False` (branches of a fork) nothing but the mean loss is measured.
     """
     started = time.perf_counter()
+    apply_freezing(training.model, training.config, training.epoch)
     before = [p.detach().clone() for p in training.model.parameters()] if observe else []
     losses_S, norms, lrs = _train_steps(training, observe)
     measured = _loss_measurements(losses_S)

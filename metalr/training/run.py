@@ -96,7 +96,7 @@ def _train_to_the_end(
             on_epoch(live)
     last_checkpoint = time.monotonic()
     diverged_epoch = None
-    while live.training.epoch < job.spec.train.epochs and diverged_epoch is None:
+    while not live.is_over and diverged_epoch is None:
         _run_epoch(live)
         if not _is_sound(live):
             diverged_epoch = live.training.epoch
@@ -104,13 +104,16 @@ def _train_to_the_end(
         if on_epoch:
             on_epoch(live)
         if time.monotonic() - last_checkpoint >= job.checkpoint_interval_s:
+            live.write_lrs()
             save_checkpoint(folder, live.training.epoch, checkpoint_of(live))
             last_checkpoint = time.monotonic()
+    live.write_lrs()
     return _result(live, diverged_epoch)
 
 
 def _record_start(live: LiveRun) -> None:
-    (live.folder / "metrics.jsonl").unlink(missing_ok=True)
+    for name in ("metrics.jsonl", "lrs.jsonl"):
+        (live.folder / name).unlink(missing_ok=True)
     row: dict[str, Any] = {
         "epoch": 0,
         "probe": live.probe.to_dict() if live.probe else None,
@@ -126,8 +129,12 @@ def _record_start(live: LiveRun) -> None:
 
 
 def _run_epoch(live: LiveRun) -> None:
+    undone = live.num_rollbacks
     result = train_epoch(live.training)
     live.trace.append(result.observation)
+    live.keep_lrs(result.lrs)
+    if live.early_stopping and live.num_rollbacks == undone:
+        live.early_stopping.observe(result.observation, live.training.model)
     row = _row(live, result)
     started = time.perf_counter()
     if live.spec.forks is not None:
@@ -172,6 +179,8 @@ def _result(live: LiveRun, diverged_epoch: int | None) -> dict[str, Any]:
     started = time.perf_counter()
     final: dict[str, float | None] = {}
     if diverged_epoch is None:
+        if live.early_stopping:
+            live.early_stopping.restore(live.training.model)
         splits = ["inner_valid", "outer_valid"] + (["test"] if live.spec.evaluate_test else [])
         for split in splits:
             found = evaluate(live.training.model, live.training.task, split, live.spec.train)
@@ -186,10 +195,19 @@ def _result(live: LiveRun, diverged_epoch: int | None) -> dict[str, Any]:
         "final": final,
         "timing": timing | {"wall_s": sum(timing.values())},
         "num_samples": num_steps * live.spec.train.batch_size,
-        "num_rollbacks": getattr(live.training.schedule.scheduler, "num_rollbacks", 0),
+        "num_rollbacks": live.num_rollbacks,
+        "stopped_epoch": _stopped_epoch(live, diverged_epoch),
+        "best_epoch": live.early_stopping.best_epoch or None if live.early_stopping else None,
         "device": str(live.training.device),
         "versions": package_versions(),
     }
+
+
+def _stopped_epoch(live: LiveRun, diverged_epoch: int | None) -> int | None:
+    """Epochs after which early stopping ended the run; None where it did not."""
+    epoch = live.training.epoch
+    stopped = live.early_stopping is not None and diverged_epoch is None and epoch < live.spec.train.epochs
+    return epoch if stopped else None
 
 
 def package_versions() -> dict[str, str]:

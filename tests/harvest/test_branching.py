@@ -6,15 +6,25 @@ import pytest
 import torch
 from training.tiny import CONTROL, TASK, TRAIN, job_of, tiny_spec, tiny_task, trunk_spec, without_times
 
+from metalr.config import DepthGroup, TrainConfig
 from metalr.control import anchored_schedule
+from metalr.harvest import branching
 from metalr.harvest.branching import run_trunk
 from metalr.training import ForkPlan, Job, LiveRun, RunStore, train_run
 from metalr.training.loop import Training, evaluate, make_optimizer, train_epoch
 
+GROUPS = [DepthGroup(lr_ratio=0.1, unfreeze_epoch=3), DepthGroup(lr_ratio=0.5), DepthGroup()]
+RECIPE = TRAIN.model_copy(
+    update={"optimizer": "adamw", "lr": 0.01, "depth_groups": GROUPS, "decay_norms_and_biases": False}
+)
 
-def test_a_trunk_is_not_disturbed_by_its_forks(tmp_path: Path) -> None:
-    forked = run_trunk(job_of(trunk_spec(), tmp_path / "forked"), tiny_task())
-    without = trunk_spec(forks=ForkPlan(epochs=[], peak_factors=[1.0]))
+
+@pytest.mark.parametrize(
+    ("method", "train"), [("cosine", TRAIN), ("one_cycle", RECIPE), ("plateau", RECIPE)]
+)  # fmt: skip
+def test_a_trunk_is_not_disturbed_by_its_forks(method: str, train: TrainConfig, tmp_path: Path) -> None:
+    forked = run_trunk(job_of(trunk_spec(method, train=train), tmp_path / "forked"), tiny_task())
+    without = trunk_spec(method, train=train, forks=ForkPlan(epochs=[], peak_factors=[1.0]))
     plain = run_trunk(job_of(without, tmp_path / "plain"), tiny_task())
     assert without_times(forked.rows) == without_times(plain.rows)
     assert forked.result["final"] == plain.result["final"]
@@ -32,9 +42,13 @@ def test_every_candidate_of_every_fork_is_there_once(tmp_path: Path) -> None:
     assert sum(told) == 4 + 3 * 4 + 3 * 2
 
 
-def test_a_branch_against_training_it_by_hand(tmp_path: Path) -> None:
-    """The middle candidate of the fork at epoch 2, trained from a copy of the trunk's state."""
-    spec = trunk_spec()
+@pytest.mark.parametrize("train", [TRAIN, RECIPE])
+def test_a_branch_against_training_it_by_hand(train: TrainConfig, tmp_path: Path) -> None:
+    """The middle candidate of the fork at epoch 2, trained from a copy of the trunk's state.
+
+    Under the recipe of groups, a part that is frozen in the trunk wakes in the branch, at epoch 3.
+    """
+    spec = trunk_spec(train=train)
     record = run_trunk(job_of(spec, tmp_path / "forked"), tiny_task())
     kept: list[Training] = []
 
@@ -59,6 +73,50 @@ def test_a_branch_against_training_it_by_hand(tmp_path: Path) -> None:
         train_epoch(branch)
         losses.append(evaluate(model, branch.task, "outer_valid", spec.train).loss)
     assert [record.forks[4]["next_loss"], record.forks[4]["final_loss"]] == losses
+
+
+@pytest.mark.parametrize(("train", "name"), [(TRAIN, "momentum"), (RECIPE, "betas")])
+def test_a_fork_goes_back_to_the_recipes_settings_and_keeps_the_optimizers_state(
+    train: TrainConfig, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One-cycle moves the momentum away from the recipe's 0.9; its branches must not inherit that."""
+    trunk: list[torch.optim.Optimizer] = []
+    starts: list[tuple[list[dict[str, object]], list[torch.Tensor], int]] = []
+    original = branching.train_epoch
+
+    def spy(training: Training, *, observe: bool = True) -> object:
+        groups, state = training.optimizer.param_groups, training.optimizer.state
+        key = "momentum_buffer" if name == "momentum" else "exp_avg"
+        starts.append(
+            (
+                [{k: v for k, v in group.items() if k != "params"} for group in groups],
+                [entry[key].clone() for entry in state.values()],
+                training.epoch,
+            )
+        )
+        return original(training, observe=observe)
+
+    def at_the_fork(live: LiveRun) -> None:
+        if live.training.epoch == 2:
+            trunk.append(live.training.optimizer)
+            cycled = live.training.optimizer.param_groups[0][name]
+            assert cycled != (train.momentum if name == "momentum" else (0.9, 0.999))
+            branching.fork(live, [1.0], CONTROL, lambda epochs: None)
+            assert live.training.optimizer.param_groups[0][name] == cycled
+
+    monkeypatch.setattr(branching, "train_epoch", spy)
+    spec = trunk_spec("one_cycle", train=train, forks=ForkPlan(epochs=[], peak_factors=[1.0]))
+    train_run(job_of(spec, tmp_path), tiny_task(), None, at_the_fork)
+    groups, state, epoch = starts[0]
+    assert epoch == 2
+    assert len(state) == (4 if train is RECIPE else 6)  # the first layer's weight and bias still rest
+    assert all(tensor.abs().sum() > 0 for tensor in state)
+    fresh = make_optimizer(tiny_task().make_model(0), train).param_groups
+    for group, expected in zip(groups, fresh, strict=True):
+        assert group[name] == expected[name]
+        assert set(group) == set(expected) - {"params"} | {"initial_lr"}
+        assert group["lr"] / groups[0]["lr"] == pytest.approx(expected["lr"] / train.lr)  # type: ignore[operator]
+    assert trunk
 
 
 def test_candidates_meet_the_same_batches(tmp_path: Path) -> None:

@@ -49,7 +49,13 @@ threading.Thread(target=read, daemon=True).start()
 while True:
     ready.acquire()
     job = json.loads(jobs.pop(0))
-    spec = json.dumps(job["spec"], sort_keys=True, separators=(",", ":"))
+    settings = dict(job["spec"])
+    del settings["schedules"]  # at the value that is no part of the identity, as are these
+    settings["train"] = {
+        key: value for key, value in settings["train"].items()
+        if key not in ("optimizer", "beta2", "decay_norms_and_biases", "depth_groups", "early_stopping")
+    }
+    spec = json.dumps(settings, sort_keys=True, separators=(",", ":"))
     run_id = hashlib.sha256(spec.encode()).hexdigest()[:16]
     seed = job["spec"]["seed"]
     log = os.path.join(job["store"], "attempts.log")

@@ -76,6 +76,16 @@ def test_control_settings_that_cannot_change_a_trunk_do_not_change_its_id() -> N
     assert ids(warmup_fraction=0.2) != ids()
 
 
+def test_a_trunk_never_stops_early() -> None:
+    config = apply_overrides(
+        ExperimentConfig(), {"train.device": "cpu", "train.early_stopping": {"patience": 3}}
+    )
+    assert config.train.early_stopping is not None
+    stopping = plan_trunks(config, lambda recipe: "0" * 64)
+    assert {spec.train.early_stopping for spec in stopping} == {None}
+    assert [spec.run_id for spec in stopping] == [spec.run_id for spec in plan()]
+
+
 def test_an_absent_gpu_is_named() -> None:
     assert resolved_device("cpu") == "cpu"
     import torch

@@ -1,12 +1,22 @@
 """The fast loop against a slow, obvious one."""
 
+import math
+
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional
 from training.tiny import TRAIN, tiny_task
 
 from metalr.control import make_schedule
-from metalr.training.loop import Training, epoch_generator, evaluate, make_optimizer, train_epoch
+from metalr.training.loop import (
+    Training,
+    epoch_generator,
+    evaluate,
+    make_optimizer,
+    train_epoch,
+    training_loss,
+)
 
 
 def training_of(**changes: object) -> Training:
@@ -52,6 +62,30 @@ def test_an_epoch_equals_the_plain_loop(changes: dict[str, object]) -> None:
     assert seen.weight_norm == pytest.approx(after.norm().item(), rel=1e-6)
     for mine, theirs in zip(training.model.parameters(), plain.model.parameters(), strict=True):
         torch.testing.assert_close(mine, theirs, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.4])
+def test_label_smoothing_by_hand(smoothing: float) -> None:
+    """Probabilities 3/6, 2/6, 1/6, true class first: a share of the mass goes to all three alike."""
+    logits = torch.tensor([[math.log(3.0), math.log(2.0), 0.0]])
+    config = TRAIN.model_copy(update={"label_smoothing": smoothing})
+    loss = training_loss(nn.Identity(), logits, torch.tensor([0]), config)
+    targets = [1 - smoothing + smoothing / 3, smoothing / 3, smoothing / 3]
+    expected = -sum(t * math.log(p) for t, p in zip(targets, (3 / 6, 2 / 6, 1 / 6), strict=True))
+    assert loss.item() == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("clip", [None, 1e-3, 1e3])
+def test_clipping_by_hand(clip: float | None) -> None:
+    """A step of plain SGD moves the weights by lr times the gradient, cut to length `clip`."""
+    changes = {"grad_clip": clip, "momentum": 0.0, "weight_decay": 0.0, "lr": 0.5}
+    training = training_of(**changes)
+    training.steps_per_epoch = 1
+    seen = train_epoch(training).observation
+    assert seen.grad_norm is not None
+    assert 1e-3 < seen.grad_norm < 1e3
+    expected = seen.grad_norm if clip is None else min(seen.grad_norm, clip)  # the norm seen is unclipped
+    assert seen.update_norm == pytest.approx(0.5 * expected, rel=1e-3)
 
 
 def test_evaluation_against_one_whole_batch() -> None:
