@@ -9,7 +9,8 @@ Read the package in this order; a module imports only what stands above it.
 5. `metalr.harvest`     many runs, forked to find out which next learning rate was best
 6. `metalr.learning`    meta-dataset -> controller: learners, fitting, the shipped controller
 7. `metalr.comparison`  who is better: paired statistics, tables, figures, report
-8. `metalr.stages`      the pipeline, and `metalr.cli`, the command over it
+8. `metalr.stages`      the pipeline; `metalr.single_runs` and `metalr.ablations`, the verbs about one network
+                        and about two recipes; `metalr.cli`, the command over them
 
 The public names below are imported at first use, so that `import metalr` costs nothing.
 """
@@ -21,17 +22,27 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from metalr.config import ConfigError, ExperimentConfig, load_config
+    from metalr.control.finder import find_lr
     from metalr.control.scheduler import MetaLR
     from metalr.learning.controller import load_controller
 
 __version__ = "0.1.0"
 
-__all__ = ["ConfigError", "ExperimentConfig", "MetaLR", "__version__", "load_config", "load_controller"]
+__all__ = [
+    "ConfigError",
+    "ExperimentConfig",
+    "MetaLR",
+    "__version__",
+    "find_lr",
+    "load_config",
+    "load_controller",
+]
 
 _HOMES = {
     "ConfigError": "metalr.config",
     "ExperimentConfig": "metalr.config",
     "MetaLR": "metalr.control.scheduler",
+    "find_lr": "metalr.control.finder",
     "load_config": "metalr.config",
     "load_controller": "metalr.learning.controller",
 }

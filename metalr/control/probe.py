@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from metalr.config import ProbeConfig
-from metalr.control.snapshot import Snapshot
+from metalr.control.ramp import run_ramp
+from metalr.control.undo import undone
 
 __all__ = ["ProbeCurve", "lr_range_test"]
 
@@ -117,8 +118,8 @@ def lr_range_test(
 ) -> ProbeCurve:
     """The loss on a ramp of LRs, exponential from `config.min_lr` to `config.max_lr`.
 
-    Weights, buffers, optimizer state, LRs and torch's random state are put back afterwards, bit for
-    bit. Every parameter group keeps its ratio to the first one.
+    Everything is put back afterwards, bit for bit: see `metalr.control.undo`. Every parameter group keeps
+    its ratio to the first one.
 
     Args:
         model: Trained for `config.num_steps` steps, then restored.
@@ -129,47 +130,15 @@ def lr_range_test(
         config: The ramp; None takes the defaults.
 
     Raises:
-        ValueError: the loss is not finite before any update.
+        ValueError: the loss is not finite before any update, or the first group's LR is 0.
     """
-    snapshot = Snapshot.take(model, optimizer)
-    devices = sorted({p.device.index for p in model.parameters() if p.device.type == "cuda"})
-    with torch.random.fork_rng(devices=devices):
-        try:
-            return _ramp(optimizer, loss_of_step, config or ProbeConfig())
-        finally:
-            snapshot.restore(model, optimizer)
-
-
-def _ramp(
-    optimizer: torch.optim.Optimizer, loss_of_step: Callable[[int], Tensor], config: ProbeConfig
-) -> ProbeCurve:
+    config = config or ProbeConfig()
     ramp = np.geomspace(config.min_lr, config.max_lr, config.num_steps).tolist()
-    ratios = [float(group["lr"]) / float(optimizer.param_groups[0]["lr"]) for group in optimizer.param_groups]
-    losses: list[float] = []
-    for step in range(config.num_steps + 1):
-        loss = loss_of_step(step)
-        losses.append(float(loss.detach()))
-        if step == 0 and not math.isfinite(losses[0]):
-            raise ValueError(f"the probe cannot start: the loss of the first batch is {losses[0]}")
-        if not math.isfinite(losses[-1]) or losses[-1] > config.explode_factor * losses[0]:
-            return _curve(ramp, losses[:-1], exploded=True, num_steps=step)
-        if step < config.num_steps:
-            for group, ratio in zip(optimizer.param_groups, ratios, strict=True):
-                _set_lr(group, ramp[step] * ratio)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-    return _curve(ramp, losses, exploded=False, num_steps=config.num_steps)
-
-
-def _curve(ramp: list[float], losses: list[float], *, exploded: bool, num_steps: int) -> ProbeCurve:
-    after_updates = losses[1:] or losses
-    lrs = ramp[: len(after_updates)]
-    return ProbeCurve(tuple(lrs), tuple(after_updates), losses[0], exploded, num_steps)
-
-
-def _set_lr(group: dict[str, Any], lr: float) -> None:
-    if isinstance(group["lr"], Tensor):
-        group["lr"].fill_(lr)
-    else:
-        group["lr"] = lr
+    with undone(model, optimizer):
+        outcome = run_ramp(optimizer, loss_of_step, ramp, config.explode_factor)
+    if not math.isfinite(outcome.initial_loss):
+        raise ValueError(f"the probe cannot start: the loss of the first batch is {outcome.initial_loss}")
+    losses = outcome.losses or (outcome.initial_loss,)
+    return ProbeCurve(
+        tuple(ramp[: len(losses)]), losses, outcome.initial_loss, outcome.exploded, outcome.num_steps
+    )

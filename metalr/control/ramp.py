@@ -1,0 +1,99 @@
+"""The ramp: training steps on a rising LR. The controller's probe and the LR finder both run on it."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["RampOutcome", "run_ramp"]
+
+
+@dataclass(frozen=True)
+class RampOutcome:
+    """The losses met on a ramp, nats."""
+
+    initial_loss: float
+    """Before any update; may be infinite or NaN."""
+    losses: tuple[float, ...]
+    """After the update at each LR, all finite; those of an explosion are left out."""
+    exploded: bool
+    """Whether the ramp ended at losses too large or not finite, the initial one among them."""
+    num_steps: int
+    """Optimizer steps spent, the exploding ones included."""
+
+
+def run_ramp(
+    optimizer: torch.optim.Optimizer,
+    loss_of_step: Callable[[int], Tensor],
+    lrs: Sequence[float],
+    explode_factor: float,
+    *,
+    num_start: int = 1,
+    patience: int = 1,
+) -> RampOutcome:
+    """The losses of training steps at `lrs`; changes the model, the optimizer and its LRs.
+
+    Every parameter group keeps its ratio to the first one.
+
+    Args:
+        optimizer: Steps the model.
+        loss_of_step: Maps a step number, 0 to len(lrs), to the scalar training loss of that step's batch.
+        lrs: LR of the first parameter group at each step.
+        explode_factor: Losses above this multiple of the loss at the start are too large.
+        num_start: The loss at the start is the first one, or the lower median of so many first ones where
+            that is larger: more than one where every step has a batch of its own.
+        patience: So many too large losses in succession end the ramp; one that is not finite always does.
+
+    Raises:
+        ValueError: the first group's LR, and the one it started from, are 0.
+    """
+    ratios = _ratios(optimizer)
+    losses: list[float] = []
+    num_large = 0
+    for step in range(len(lrs) + 1):
+        loss = loss_of_step(step)
+        losses.append(float(loss.detach()))
+        if not math.isfinite(losses[-1]):
+            return RampOutcome(losses[0], tuple(losses[1 : step - num_large]), True, step)
+        start = max(losses[0], statistics.median_low(losses[: max(1, min(step, num_start))]))
+        num_large = num_large + 1 if losses[-1] > _limit(start, explode_factor) else 0
+        if num_large == patience:
+            return RampOutcome(losses[0], tuple(losses[1:-num_large]), True, step)
+        if step < len(lrs):
+            for group, ratio in zip(optimizer.param_groups, ratios, strict=True):
+                _set_lr(group, lrs[step] * ratio)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+    kept = losses[1 : len(losses) - num_large]
+    return RampOutcome(losses[0], tuple(kept), num_large > 0, len(lrs))
+
+
+def _limit(start: float, explode_factor: float) -> float:
+    """The largest loss that is borne; a negative one (of a density) may rise as far as a positive one."""
+    return explode_factor * start if start > 0 else start + (explode_factor - 1) * abs(start)
+
+
+def _ratios(optimizer: torch.optim.Optimizer) -> list[float]:
+    """Each group's LR relative to the first one's; from the initial LRs where a warm-up has it at 0 now."""
+    lrs = [float(group["lr"]) for group in optimizer.param_groups]
+    if lrs[0] == 0:
+        lrs = [float(group.get("initial_lr", 0.0)) for group in optimizer.param_groups]
+    if lrs[0] == 0:
+        raise ValueError(
+            "the first parameter group's LR is 0: give it one above 0, the others keep their ratio to it"
+        )
+    return [lr / lrs[0] for lr in lrs]
+
+
+def _set_lr(group: dict[str, Any], lr: float) -> None:
+    if isinstance(group["lr"], Tensor):
+        group["lr"].fill_(lr)
+    else:
+        group["lr"] = lr
