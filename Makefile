@@ -3,7 +3,7 @@
 RECIPE ?= digits
 SET ?=
 DATA ?=
-METHOD ?= metalr-mlp
+STRATEGY ?=
 PYTHON ?= python3
 
 BIN := .venv/bin
@@ -13,11 +13,11 @@ SETTINGS = "$(RECIPE)" $(OVERRIDES)
 PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help compare metadataset train-meta train report test test-slow check format install clean
+.PHONY: help compare metadataset train-meta train lr-find schedules report test test-slow check format install clean
 
 help: ## this list
 	@echo "usage: make TARGET [RECIPE=digits | path.yaml] [SET=\"train.epochs=5 ...\"]"
-	@echo "                   [DATA=directory of the images] [METHOD=cosine]"
+	@echo "                   [DATA=directory of the images] [STRATEGY=cosine]"
 	@echo
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
@@ -32,8 +32,14 @@ metadataset: $(STAMP) ## run and fork baseline trainings, write the meta-dataset
 train-meta: $(STAMP) ## fit the meta-learners on the meta-dataset
 	@$(BIN)/metalr train-meta $(SETTINGS)
 
-train: $(STAMP) ## train once under METHOD (constant, step, cosine, linear, metalr-mlp, metalr-lstm)
-	@$(BIN)/metalr train $(SETTINGS) method=$(METHOD)
+train: $(STAMP) ## train once under STRATEGY (cosine, one_cycle, plateau, find, metalr, ...), draw its curves
+	@$(BIN)/metalr train $(SETTINGS) $(if $(STRATEGY),strategy=$(STRATEGY))
+
+lr-find: $(STAMP) ## run the LR finder on the recipe's network, draw its curve, suggest an LR
+	@$(BIN)/metalr lr-find $(SETTINGS)
+
+schedules: $(STAMP) ## draw every hand schedule over the recipe's budget, print its LRs
+	@$(BIN)/metalr schedules $(SETTINGS)
 
 report: $(STAMP) ## write the report again from the records
 	@$(BIN)/metalr report $(SETTINGS)

@@ -5,24 +5,20 @@ How it ends is in `metalr.exits`.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any
 
 import typer
 
 from metalr import __version__
-from metalr.completion import complete_argument, complete_method
-from metalr.config import ConfigError, ExperimentConfig, load_config
-from metalr.config.models import MethodName
+from metalr.completion import complete_argument
+from metalr.config import ExperimentConfig, load_config
 from metalr.config.rendering import config_schema, show_config
 from metalr.display import Display
 from metalr.exits import clean_exits, make_store, raise_at_sigterm
 
 __all__ = ["app", "main"]
-
-DEFAULT_METHOD = "metalr-mlp"
 
 app = typer.Typer(
     name="metalr",
@@ -107,42 +103,75 @@ def compare(arguments: Arguments = None) -> None:
 
 
 @app.command()
-def train(
+def train(arguments: Arguments = None) -> None:
+    """Train one network: strategy=cosine, one_cycle, plateau, find, metalr, ... says who sets the LR."""
+
+    def stage(config: ExperimentConfig, display: Display) -> list[Path]:
+        from metalr import single_runs
+
+        return single_runs.train(config, display)
+
+    _run_stage(arguments, stage)
+
+
+@app.command("lr-find")
+def lr_find(arguments: Arguments = None) -> None:
+    """Run the LR finder on the recipe's network; draw its curve and suggest an LR."""
+
+    def stage(config: ExperimentConfig, display: Display) -> list[Path]:
+        from metalr import single_runs
+
+        return single_runs.lr_find(config, display)
+
+    _run_stage(arguments, stage)
+
+
+@app.command()
+def schedules(
     arguments: Arguments = None,
-    method: Annotated[
-        str | None,
-        typer.Option(
-            help=f"Who sets the learning rate: {', '.join(get_args(MethodName))}. Also as method=NAME.",
-            autocompletion=complete_method,
-            show_default=DEFAULT_METHOD,
-        ),
+    only: Annotated[
+        list[str] | None,
+        typer.Option(help="A schedule to show; again for more. Default: all.", show_default=False),
+    ] = None,
+    at: Annotated[
+        list[int] | None, typer.Option(help="An epoch of the table; again for more.", show_default=False)
+    ] = None,
+    steps_per_epoch: Annotated[int, typer.Option(help="Optimizer steps an epoch.", min=1)] = 20,
+    output: Annotated[
+        Path | None, typer.Option(help="Where the SVG goes. Default: in the store.", show_default=False)
     ] = None,
 ) -> None:
-    """Train once under one method."""
-    with clean_exits():
-        words, chosen = _take_method(list(arguments or []), method)
+    """Draw every hand schedule over train.epochs, and print its LRs, without training."""
 
     def stage(config: ExperimentConfig, display: Display) -> Path:
-        from metalr import stages
+        from metalr import single_runs
 
-        return stages.train(config, chosen, display)
+        return single_runs.schedules(config, only or [], at or [], steps_per_epoch, output, display)
 
-    _run_stage(words, stage)
+    _run_stage(arguments, stage)
 
 
-def _take_method(words: list[str], option: str | None) -> tuple[list[str], str]:
-    """The words without `method=...`, and the method. Raises ConfigError where unknown or given twice."""
-    given = [word.removeprefix("method=") for word in words if word.startswith("method=")]
-    given += [] if option is None else [option]
-    if len(set(given)) > 1:
-        raise ConfigError([f"method: given as {' and '.join(given)}; name one"])
-    chosen = given[0] if given else DEFAULT_METHOD
-    methods = get_args(MethodName)
-    if chosen not in methods:
-        nearest = difflib.get_close_matches(chosen, methods, n=1)
-        hint = f"; did you mean {nearest[0]}?" if nearest else ""
-        raise ConfigError([f"method: must be one of {', '.join(methods)}, not {chosen!r}{hint}"])
-    return [word for word in words if not word.startswith("method=")], chosen
+@app.command()
+def ablate(
+    plain: Annotated[str, typer.Argument(help="The recipe before.", autocompletion=complete_argument)],
+    improved: Annotated[str, typer.Argument(help="The recipe after.", autocompletion=complete_argument)],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="Settings of both.", show_default=False),
+    ] = None,
+    leave_one_out: Annotated[
+        bool, typer.Option("--leave-one-out", help="Also the improved recipe without each of its changes.")
+    ] = False,
+) -> None:
+    """Train two recipes, and the first with each change of the second by itself: which one mattered."""
+    with clean_exits():
+        configs = [load_config(recipe, overrides or []) for recipe in (plain, improved)]
+    with clean_exits(configs[1].store):
+        make_store(Path(configs[1].store))
+        from metalr.ablations import ablate as stage
+
+        display = Display()
+        display.announce(str(stage(configs[0], configs[1], display, leave_one_out=leave_one_out)))
 
 
 @app.command()

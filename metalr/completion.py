@@ -9,12 +9,12 @@ from typing import Any, Literal, get_args, get_origin
 import typer
 
 from metalr.config.loading import recipe_names
-from metalr.config.models import ExperimentConfig, MethodName
+from metalr.config.models import ExperimentConfig
 from metalr.config.rendering import field_doc
 from metalr.config.source import KeyPath
 from metalr.config.validation import dotted, section_of, settings
 
-__all__ = ["complete_argument", "complete_method"]
+__all__ = ["complete_argument"]
 
 
 def _annotation(path: KeyPath) -> Any:
@@ -70,8 +70,3 @@ def complete_argument(context: typer.Context, incomplete: str) -> list[tuple[str
         names = [*recipe_names(), *(str(path) for path in sorted(Path().glob(f"{incomplete}*.yaml")))]
         found = [(name, "recipe") for name in names if name.startswith(incomplete)] + found
     return found
-
-
-def complete_method(incomplete: str) -> list[str]:
-    """The methods that begin like `incomplete`."""
-    return [name for name in get_args(MethodName) if name.startswith(incomplete)]

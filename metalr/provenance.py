@@ -17,7 +17,7 @@ from metalr.harvest.plan import epochs_of
 from metalr.training import RunSpec, RunStore, package_versions
 from metalr.training.artifacts import read_json
 
-__all__ = ["git_commit", "hardware", "provenance"]
+__all__ = ["facts_of", "git_commit", "hardware", "provenance"]
 
 REPORTED_PACKAGES = ("torchvision", "numpy", "pandas", "pyarrow", "scikit-learn", "scipy", "wandb")
 
@@ -39,6 +39,17 @@ def hardware(device: str) -> str:
     return f"{platform.machine()} CPU, {os.cpu_count()} cores"
 
 
+def facts_of(config: ExperimentConfig, spec: RunSpec) -> dict[str, Any]:
+    """What any result states: commit, versions, device, hardware, and what its data are called."""
+    return {
+        "commit": git_commit(),
+        "versions": package_versions() | _versions(),
+        "device": spec.train.device,
+        "hardware": hardware(spec.train.device),
+        "dataset_label": config.data.label or config.task.dataset,
+    }
+
+
 def provenance(
     config: ExperimentConfig, spec: RunSpec, meta_dataset: Path, controllers: Path
 ) -> dict[str, Any]:
@@ -50,12 +61,7 @@ def provenance(
         meta_dataset: Folder of the meta-dataset.
         controllers: Folder of the controllers.
     """
-    return {
-        "commit": git_commit(),
-        "versions": package_versions() | _versions(),
-        "device": spec.train.device,
-        "hardware": hardware(spec.train.device),
-        "dataset_label": config.data.label or config.task.dataset,
+    return facts_of(config, spec) | {
         "command": f"metalr compare {config.name}",
         "harvest": _harvest_cost(meta_dataset, RunStore(config.store)),
         "meta_training": _meta_training(controllers),

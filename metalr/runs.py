@@ -8,7 +8,8 @@ from pathlib import Path
 
 import torch
 
-from metalr.config import ExperimentConfig
+from metalr.config import ConfigError, ExperimentConfig, SchedulesConfig
+from metalr.control import make_schedule, schedule_notes
 from metalr.display import Display, format_duration
 from metalr.harvest.execution import InlineExecutor, WorkerExecutor
 from metalr.harvest.plan import epochs_of, estimate_cost, resolved_device
@@ -55,8 +56,8 @@ def finish_runs(
     if not todo:
         display.announce(f"{title}: all {len(specs)} runs are there already")
         return
-    for spec in todo:
-        steps_per_epoch(spec, _task(config, spec))  # settings that cannot work are refused before any work
+    for note in _checked(config, todo):
+        display.announce(note)
     estimate = estimate_cost(todo, partial(_task, config), config.workers or 1)
     display.announce(
         f"{title}: {len(todo)} of {len(specs)} runs to train, {estimate.num_epochs:,} epochs, "
@@ -77,6 +78,30 @@ def finish_runs(
             return
         with WorkerExecutor(config.workers, on_epochs=progress.advance) as executor:
             executor.run(jobs, finished)
+
+
+def _checked(config: ExperimentConfig, specs: Sequence[RunSpec]) -> list[str]:
+    """What does not fit its budget, though it can be run; what cannot work is refused before any work.
+
+    Raises ConfigError with every problem.
+    """
+    problems: list[str] = []
+    notes: list[str] = []
+    for spec in specs:
+        steps = steps_per_epoch(spec, _task(config, spec))
+        if spec.schedule_name is None:
+            continue
+        settings, epochs = spec.schedules or SchedulesConfig(), spec.train.epochs
+        stand_in = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=spec.train.lr)
+        try:
+            make_schedule(spec.schedule_name, stand_in, epochs, steps, settings)
+        except ConfigError as error:
+            problems += error.problems
+        found = schedule_notes(spec.schedule_name, settings, epochs, steps)
+        notes += [f"Note on {spec.method}, {epochs} epochs: {note}" for note in found]
+    if problems:
+        raise ConfigError(list(dict.fromkeys(problems)))
+    return list(dict.fromkeys(notes))
 
 
 def unfinished(config: ExperimentConfig, specs: Sequence[RunSpec]) -> list[RunSpec]:

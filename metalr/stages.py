@@ -1,6 +1,6 @@
-"""The verbs of the command line: each does its stage, and whatever is missing before it.
+"""The pipeline's verbs: each does its stage, and whatever is missing before it.
 
-    metadataset -> train_meta -> compare -> report        train: one run by itself
+    metadataset -> train_meta -> compare -> report
 
 What is done already is found by content (run ids, digests), never by time stamps, and not done again.
 """
@@ -11,11 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from metalr.comparison import plan_runs, verdict, write_report
-from metalr.config import ConfigError, ExperimentConfig, short_hash
-from metalr.config.models import MethodName
+from metalr.config import ExperimentConfig, short_hash
 from metalr.control import FEATURE_NAMES
 from metalr.display import Display
 from metalr.harvest.meta_dataset import MetaDataset, build_meta_dataset, load_meta_dataset, save_meta_dataset
@@ -36,7 +35,15 @@ from metalr.training import (
 from metalr.training.artifacts import read_json
 from metalr.training.tracking import Tracker, log_run_record, start_tracking
 
-__all__ = ["compare", "metadataset", "report", "train", "train_meta"]
+__all__ = [
+    "compare",
+    "comparison_specs",
+    "controllers_of",
+    "metadataset",
+    "report",
+    "start_stage_tracking",
+    "train_meta",
+]
 
 
 @dataclass(frozen=True)
@@ -71,7 +78,7 @@ def metadataset(config: ExperimentConfig, display: Display) -> Path:
     if card.is_file() and read_json(card).get("settings") == settings:
         display.announce(f"Meta-dataset: {len(specs)} runs, there already: {folder}")
         return card
-    tracker = _tracker(config, "metadataset")
+    tracker = start_stage_tracking(config, "metadataset")
     store = RunStore(config.store)
 
     def log_finished(job: Job) -> None:
@@ -100,7 +107,7 @@ def train_meta(config: ExperimentConfig, display: Display) -> list[Path]:
             display.announce(f"Controller {name}: there already: {paths[name]}")
     if missing:
         examples = make_examples(dataset)
-        tracker = _tracker(config, "train-meta")
+        tracker = start_stage_tracking(config, "train-meta")
         tracker.use_artifact(f"meta-dataset-{config.name}", "dataset")
         for name in missing:
             passes = num_passes(examples, config.meta)
@@ -138,13 +145,13 @@ def _save(
 
 def compare(config: ExperimentConfig, display: Display) -> Path:
     """Run every method of the recipe on every cell and seed, and write the report; returns its path."""
-    controllers = _controllers(config, display)
-    specs = _comparison_specs(config, controllers)
+    controllers = controllers_of(config, display)
+    specs = comparison_specs(config, controllers)
     folder = _folders(config).results
     if not unfinished(config, specs) and _is_reported(folder, specs):
         display.announce(f"Compare: all {len(specs)} runs and their report are there already:")
         return folder / "report.html"
-    tracker = _tracker(config, "compare")
+    tracker = start_stage_tracking(config, "compare")
     for name in controllers:
         tracker.use_artifact(f"controller-{config.name}-{name}", "model")
     store = RunStore(config.store)
@@ -166,7 +173,7 @@ def report(config: ExperimentConfig, display: Display) -> Path:
     missing = [name for name in learners if not (folder / f"{name}.safetensors").is_file()]
     if missing:
         raise ArtifactError(f"{folder}: no controller {', '.join(missing)}; run `metalr compare` first")
-    specs = _comparison_specs(config, {name: folder / f"{name}.safetensors" for name in learners})
+    specs = comparison_specs(config, {name: folder / f"{name}.safetensors" for name in learners})
     missing_runs = unfinished(config, specs)
     if missing_runs:
         raise ArtifactError(
@@ -176,40 +183,12 @@ def report(config: ExperimentConfig, display: Display) -> Path:
     return _write_report(config, specs, display, None)
 
 
-def train(config: ExperimentConfig, method: str, display: Display) -> Path:
-    """Train one network under one method, with the recipe's first comparison seed; returns its run directory.
-
-    Raises ConfigError on an unknown method.
-    """
-    known = get_args(MethodName)
-    if method not in known:
-        raise ConfigError([f"method={method!r}: not one of {', '.join(known)}"])
-    compared = config.compare.model_copy(
-        update={"methods": [method], "seeds": config.compare.seeds[:1], "budgets": None, "initial_lrs": None}
-    )
-    single = config.model_copy(update={"compare": compared, "workers": 0})
-    controllers = _controllers(single, display)
-    (spec,) = _comparison_specs(single, controllers)
-    tracker = _tracker(config, "train", spec)
-    finish_runs(single, [spec], controllers, display, f"Train {method}", lambda job: None)
-    record = RunStore(config.store).load(spec.run_id)
-    log_run_record(tracker, record, "")
-    tracker.finish()
-    rows = [[key, f"{value:.4f}"] for key, value in record.result["final"].items() if value is not None]
-    display.table(
-        f"{method}, {config.train.epochs} epochs from LR {config.train.lr:g}", ["metric", "final"], rows
-    )
-    if record.diverged:
-        display.announce(f"The run diverged in epoch {record.result['diverged_epoch']}.")
-    return RunStore(config.store).run_dir(spec.run_id)
-
-
 def _needed_learners(config: ExperimentConfig) -> list[str]:
     prefix = "metalr-"
     return [method.removeprefix(prefix) for method in config.compare.methods if method.startswith(prefix)]
 
 
-def _controllers(config: ExperimentConfig, display: Display) -> dict[str, Path]:
+def controllers_of(config: ExperimentConfig, display: Display) -> dict[str, Path]:
     """The controllers the comparison needs, made where missing: learner name -> path of the weights."""
     learners = _needed_learners(config)
     if not learners:
@@ -219,7 +198,8 @@ def _controllers(config: ExperimentConfig, display: Display) -> dict[str, Path]:
     return {path.stem: path for path in paths if path.stem in learners}
 
 
-def _comparison_specs(config: ExperimentConfig, controllers: dict[str, Path]) -> list[RunSpec]:
+def comparison_specs(config: ExperimentConfig, controllers: dict[str, Path]) -> list[RunSpec]:
+    """The runs of the recipe's comparison; `controllers` as of `controllers_of`."""
     hashes = {name: read_json(path.with_suffix(".json"))["sha256"] for name, path in controllers.items()}
     device = resolved_device(config.train.device)
     return plan_runs(config, data_digest(config, config), device, hashes)
@@ -288,7 +268,8 @@ def _write_report(
     return path
 
 
-def _tracker(config: ExperimentConfig, job_type: str, spec: RunSpec | None = None) -> Tracker:
+def start_stage_tracking(config: ExperimentConfig, job_type: str, spec: RunSpec | None = None) -> Tracker:
+    """The W&B run of a stage, or of the one run `spec`."""
     settings = config.model_dump(mode="json", exclude={"data", "wandb", "store"})
     tags = [config.task.dataset, config.task.network, job_type]
     return start_tracking(

@@ -25,7 +25,7 @@ def invoke(*words: str) -> Result:
 
 
 class Stages(types.ModuleType):
-    """Stands for `metalr.stages`: remembers how it was called, and may raise."""
+    """Stands for the modules of the verbs: remembers how it was called, and may raise."""
 
     def __init__(self) -> None:
         super().__init__("metalr.stages")
@@ -34,11 +34,12 @@ class Stages(types.ModuleType):
         for name, made in {
             "metadataset": Path("card.json"), "train_meta": [Path("mlp"), Path("lstm")],
             "compare": Path("report.html"), "train": Path("run"), "report": Path("report.html"),
+            "lr_find": Path("curve.svg"), "schedules": Path("schedules.svg"), "ablate": Path("ablation.md"),
         }.items():  # fmt: skip
             setattr(self, name, self._stage(name, made))
 
     def _stage(self, name: str, made: Any) -> Callable[..., Any]:
-        def stage(*arguments: Any) -> Any:
+        def stage(*arguments: Any, **named: Any) -> Any:
             self.calls.append((name, arguments))
             if self.error is not None:
                 raise self.error
@@ -50,8 +51,9 @@ class Stages(types.ModuleType):
 @pytest.fixture
 def stages(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Stages:
     fake = Stages()
-    monkeypatch.setitem(sys.modules, "metalr.stages", fake)
-    monkeypatch.setattr(metalr, "stages", fake, raising=False)
+    for name in ("stages", "single_runs", "ablations"):
+        monkeypatch.setitem(sys.modules, f"metalr.{name}", fake)
+        monkeypatch.setattr(metalr, name, fake, raising=False)
     monkeypatch.chdir(tmp_path)
     return fake
 
@@ -75,18 +77,36 @@ def test_each_verb_calls_its_stage_and_prints_what_it_made(
 
 
 @pytest.mark.parametrize(
-    ("words", "method", "epochs"),
+    ("words", "strategy", "epochs"),
     [
-        ([], "metalr-mlp", 12),
-        (["method=cosine"], "cosine", 12),
-        (["--method", "cosine", "train.epochs=3"], "cosine", 3),
-        (["digits", "train.epochs=3", "method=step", "--method", "step"], "step", 3),
+        ([], "metalr", 12),
+        (["strategy=cosine"], "cosine", 12),
+        (["digits", "train.epochs=3", "strategy=one_cycle"], "one_cycle", 3),
     ],
 )
-def test_train_takes_a_method(stages: Stages, words: list[str], method: str, epochs: int) -> None:
+def test_train_takes_a_strategy(stages: Stages, words: list[str], strategy: str, epochs: int) -> None:
     assert invoke("train", *words).exit_code == 0
-    ((_, (config, chosen, _display)),) = stages.calls
-    assert (chosen, config.train.epochs) == (method, epochs)
+    ((_, (config, _display)),) = stages.calls
+    assert (config.strategy, config.train.epochs) == (strategy, epochs)
+
+
+def test_the_finder_and_the_gallery_are_verbs(stages: Stages) -> None:
+    assert invoke("lr-find", "digits", "finder.num_steps=50").stdout == "curve.svg\n"
+    words = ["--only", "rex", "--only", "wsd", "--at", "3", "--steps-per-epoch", "5", "--output", "a.svg"]
+    assert invoke("schedules", "train.epochs=7", *words).stdout == "schedules.svg\n"
+    (found, (config, _)), (drawn, arguments) = stages.calls
+    assert (found, config.finder.num_steps) == ("lr_find", 50)
+    assert (drawn, arguments[0].train.epochs) == ("schedules", 7)
+    assert arguments[1:5] == (["rex", "wsd"], [3], 5, Path("a.svg"))
+
+
+def test_ablate_takes_two_recipes(stages: Stages) -> None:
+    Path("experiments").mkdir()
+    Path("experiments/a.yaml").write_text("name: a")
+    Path("experiments/b.yaml").write_text("name: b")
+    assert invoke("ablate", "a", "b", "train.epochs=2", "--leave-one-out").stdout == "ablation.md\n"
+    ((_, (before, after, _)),) = stages.calls
+    assert (before.name, after.name, before.train.epochs, after.train.epochs) == ("a", "b", 2, 2)
 
 
 def test_a_first_word_with_an_equals_sign_is_an_override(stages: Stages) -> None:
@@ -103,8 +123,9 @@ def test_a_first_word_with_an_equals_sign_is_an_override(stages: Stages) -> None
         (["compare", "train.lrr=1"], "did you mean train.lr?"),
         (["compare", "cifar"], "recipe 'cifar': no experiments/cifar.yaml here"),
         (["metadataset", "digits", "digits"], "override 'digits': must look like train.epochs=5"),
-        (["train", "method=cosin"], "did you mean cosine?"),
-        (["train", "method=step", "--method=cosine"], "method: given as step and cosine; name one"),
+        (["train", "strategy=cosin"], "did you mean cosine?"),
+        (["train", "method=cosine"], "method: unknown key"),
+        (["ablate", "digits"], "Missing argument"),
         (["config", "show", "train.epochs=0"], "train.epochs: must be at least 1"),
         (["run-one", "--spec", "nowhere.json", "--store", "runs"], "nowhere.json: no such file"),
         (["compare", "--epochs", "5"], "No such option"),
@@ -327,7 +348,7 @@ def completions(words: str, position: int) -> list[str]:
         ("metalr compare train.dtype = b", 4, ["bfloat16"]),
         ("metalr compare train.dtype =", 3, ["float32", "bfloat16"]),
         ("metalr compare train.nesterov = ", 4, ["true", "false"]),
-        ("metalr train --method metalr", 3, ["metalr-mlp", "metalr-lstm"]),
+        ("metalr train strategy = metalr", 4, ["metalr-mlp", "metalr-lstm", "metalr"]),
     ],
 )
 def test_the_shell_completes(words: str, position: int, expected: list[str]) -> None:

@@ -26,9 +26,12 @@ ROOMS = (
         "metalr.provenance",
         "metalr.completion",
         "metalr.exits",
+        "metalr.figures",
     ),
     ("metalr.runs",),
     ("metalr.stages",),
+    ("metalr.single_runs",),
+    ("metalr.ablations",),
     ("metalr.cli",),
     ("metalr.__main__",),
 )

@@ -119,14 +119,6 @@ def test_the_report_can_be_written_again_but_not_without_its_runs(
         stages.report(smoke(name="other"), SilentDisplay())
 
 
-def test_one_run_by_itself(inside: Path) -> None:
-    folder = stages.train(smoke(), "linear", SilentDisplay())
-    record = RunStore(inside / "runs").load(folder.name)
-    assert (record.spec.method, record.spec.train.epochs) == ("linear", 3)
-    with pytest.raises(ValueError, match="method='linaer': not one of constant"):
-        stages.train(smoke(), "linaer", SilentDisplay())
-
-
 @pytest.mark.slow
 def test_workers_make_the_same_bits_as_this_process(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -14,25 +14,55 @@ __all__ = ["DASHES", "MARKERS", "PALETTE", "legend", "log_axis", "panel"]
 PALETTE: Mapping[str, str] = {
     "constant": "#808080",
     "step": "#B07D00",
-    "cosine": "#2F80C3",
+    "exponential": "#8C6BB8",
+    "inverse_time": "#A0745A",
+    "polynomial": "#5B8C3E",
     "linear": "#0F9D76",
+    "cosine": "#2F80C3",
+    "restarts": "#3E93A8",
+    "cyclical": "#7F8F2A",
+    "one_cycle": "#C9487B",
+    "plateau": "#9C7A86",
+    "wsd": "#5E7FD0",
+    "rex": "#3A9A4B",
+    "greedy": "#C06A3C",
+    "explore": "#7A8691",
+    "find": "#A653B5",
     "metalr-mlp": "#DB5A00",
     "metalr-lstm": "#C2619B",
 }
 """After Okabe and Ito, shaded so that each is readable on white and on near-black."""
 
+_DASHES: tuple[Any, ...] = (
+    (0, (1, 1.2)),
+    (0, (4, 1.5)),
+    (0, (6, 1.5, 1, 1.5)),
+    (0, (3, 1, 1, 1, 1, 1)),
+    (0, (2, 1)),
+    (0, (5, 1, 2, 1)),
+)
 DASHES: Mapping[str, Any] = {
-    "constant": (0, (1, 1.2)),
-    "step": (0, (4, 1.5)),
-    "cosine": (0, (6, 1.5, 1, 1.5)),
-    "linear": (0, (3, 1, 1, 1, 1, 1)),
+    "constant": _DASHES[0],
+    "step": _DASHES[1],
+    "cosine": _DASHES[2],
+    "linear": _DASHES[3],
     "metalr-mlp": "solid",
     "metalr-lstm": (0, (8, 1.2)),
+} | {
+    name: _DASHES[index % len(_DASHES)]
+    for index, name in enumerate(
+        (
+            *("exponential", "inverse_time", "polynomial", "restarts", "cyclical", "one_cycle"),
+            *("plateau", "wsd", "rex", "greedy", "explore", "find"),
+        )
+    )
 }
-"""Line style of each method, so that colour is never the only difference."""
+"""Line style of each method, so that colour is never the only difference between neighbours in the legend."""
 
 MARKERS: Mapping[str, str] = {
-    "constant": "s", "step": "^", "cosine": "D", "linear": "v", "metalr-mlp": "o", "metalr-lstm": "P",
+    "constant": "s", "step": "^", "exponential": "<", "inverse_time": ">", "polynomial": "p", "linear": "v",
+    "cosine": "D", "restarts": "d", "cyclical": "X", "one_cycle": "*", "plateau": "h", "wsd": "H", "rex": "8",
+    "greedy": "1", "explore": "x", "find": "2", "metalr-mlp": "o", "metalr-lstm": "P",
 }  # fmt: skip
 """Marker of each method."""
 

@@ -9,7 +9,7 @@ from typing import TypeVar, get_args
 
 from metalr.config import ExperimentConfig, TaskConfig
 from metalr.config.models import MethodName
-from metalr.training.records import RunSpec
+from metalr.training.records import RunSpec, control_of, schedules_of
 
 __all__ = ["METHODS", "Cell", "cell_of", "is_controlled", "plan_runs", "task_label"]
 
@@ -66,8 +66,9 @@ def plan_runs(
             task=config.task,
             train=config.train.model_copy(update={"epochs": budget, "lr": lr, "device": device}),
             method=method,
-            control=config.control if is_controlled(method) else None,
+            control=control_of(method, config.control),
             controller_sha256=sha256s[method],
+            schedules=schedules_of(method, config.schedules),
             seed=seed,
             data_digest=data_digest,
             evaluate_test=True,

@@ -18,7 +18,7 @@ from metalr.training.records import RunRecord
 
 __all__ = ["summarise"]
 
-_NUM_CLASSES = {"cifar100": 100}
+NUM_CLASSES = {"cifar100": 100}
 
 
 def summarise(
@@ -38,7 +38,7 @@ def summarise(
 def _group(records: Sequence[RunRecord], config: ExperimentConfig, provenance: Mapping[str, Any]) -> Results:
     if not records:
         raise ValueError("there are no finished runs to compare: run `metalr compare` first")
-    num_classes = provenance.get("num_classes") or _NUM_CLASSES.get(config.task.dataset, 10)
+    num_classes = provenance.get("num_classes") or NUM_CLASSES.get(config.task.dataset, 10)
     results: dict[tuple[Cell, str], dict[int, Outcome]] = {}
     for outcome in (outcome_of(record, 100.0 / num_classes) for record in records):
         runs = results.setdefault((outcome.cell, outcome.method), {})
