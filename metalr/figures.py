@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -55,6 +56,7 @@ def _draw_schedule(axes: Axes, name: str, values: Sequence[float], total_epochs:
     axes.locator_params(axis="x", nbins=5)
     if name in _TITLES:
         axes.set_yscale("log")
+        axes.set_ylim(10.0 ** math.floor(math.log10(min(values))), 10.0 ** math.ceil(math.log10(max(values))))
         log_axis(axes.yaxis)
     else:
         axes.set_ylim(0, max(values) * 1.08)

@@ -129,7 +129,7 @@ def test_bare_make_lists_every_target() -> None:
         (["compare", "RECIPE=my/own.yaml"], 'metalr compare "my/own.yaml"'),
         (["train-meta", "SET=train.epochs=5 workers=0"], '"digits" train.epochs=5 workers=0'),
         (["metadataset", "DATA=a b/c"], "\"data.dir='a b/c'\""),
-        (["train", "METHOD=cosine"], "method=cosine"),
+        (["train", "STRATEGY=cosine"], "strategy=cosine"),
     ],
 )
 def test_make_passes_its_variables_on(variables: list[str], expected: str) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from metalr.cli import app
 from metalr.config import load_config
@@ -32,7 +33,7 @@ def test_every_make_target_exists() -> None:
 
 
 def test_every_recipe_is_a_file_that_loads() -> None:
-    recipes = set(re.findall(r"RECIPE=([a-z0-9-]+)", README)) | {"smoke", "digits"}
+    recipes = set(re.findall(r"RECIPE=([a-z0-9-]+)", README)) | {"smoke", "digits", "plain"}
     assert recipes == {path.stem for path in (ROOT / "experiments").glob("*.yaml")}
     for recipe in recipes:
         assert load_config(str(ROOT / "experiments" / f"{recipe}.yaml")).name == recipe
@@ -62,10 +63,23 @@ def test_the_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         {"learner": "mlp", "hidden": 8, "window": 2, "log_offsets": offsets},
         {},
     )
-    (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    finder, example = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     names: dict = {}
     exec(compile(example, "README.md", "exec"), names)
     assert "peak LR" in names["scheduler"].explain()
+    exec(compile(finder, "README.md", "exec"), names)
+    assert names["result"].reason
+    assert (tmp_path / "curve.svg").is_file()
+
+
+def test_the_gallery_is_what_its_command_draws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (words,) = re.findall(r"`metalr (schedules [^`]+ --output) (\S+)`", README)
+    committed = (ROOT / words[1]).read_bytes()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    result = CliRunner().invoke(app, [*words[0].split(), str(tmp_path / "gallery.svg")])
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "gallery.svg").read_bytes() == committed
 
 
 Rows = list[list[str]]

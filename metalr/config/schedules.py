@@ -219,8 +219,9 @@ class ExploreConfig(Section):
 class FindConfig(Section):
     """LR finder + cosine: the LR is what the finder suggests on the probe's curve, whatever the recipe's is."""
 
-    rule: Literal["steepest", "valley", "minimum"] = "valley"
-    """Which suggestion is taken; `minimum` is a tenth of the LR of lowest loss."""
+    rule: Literal["reference", "steepest", "valley", "minimum"] = "reference"
+    """What is read off the curve: `reference`, an eighth of the edge of stability, lost least of all rules on
+    a probe's short curve; the others are the LR finder's (`finder.rule`)."""
 
 
 class SchedulesConfig(Section):

@@ -121,9 +121,13 @@ def choose(suggestions: dict[str, Suggestion], rule: str) -> Suggestion:
 def suggested_lr(curve: ProbeCurve, rule: str) -> float:
     """The LR that `rule` suggests on a probe's curve, above 0; where no rule has one, its reference LR.
 
+    `reference` asks for that one.
+
     Raises:
         ValueError: no such rule.
     """
+    if rule == "reference":
+        return curve.reference_lr
     suggest(curve, rule)
     lr = choose(suggestions_of(curve), rule).lr
     return curve.reference_lr if lr is None else lr

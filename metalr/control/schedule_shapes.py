@@ -144,8 +144,13 @@ def _restarts(optimizer: Optimizer, settings: SchedulesConfig, budget: Budget, s
 
 
 def cyclical_half_cycle(config: CyclicalConfig, budget: Budget) -> float:
-    """Epochs from a low point of `cyclical` to the next peak: the recipe's, or a sixth of what there is."""
-    return config.half_cycle if config.half_cycle is not None else budget.num_epochs / 6.0
+    """Epochs from a low point of `cyclical` to the next peak: the recipe's, or a sixth of what there is.
+
+    A sixth is never less than one unit, so that the shortest run has a cycle too.
+    """
+    if config.half_cycle is not None:
+        return config.half_cycle
+    return max(budget.num_epochs / 6.0, 1.0 / budget.units_per_epoch)
 
 
 def _cyclical(optimizer: Optimizer, settings: SchedulesConfig, budget: Budget, seed: int) -> LRScheduler:

@@ -145,7 +145,7 @@ CASES: dict[str, tuple[str, dict[str, Any], list[float]]] = {
     ),
     "rex": ("rex", {}, [2 * (12 - k) / (24 - k) for k in range(12)]),
     "rex per epoch": ("rex", {"interval": "epoch"}, per_epoch(1, 6 / 7, 4 / 6, 2 / 5)),
-    "greedy": ("greedy", {"factor": 0.5}, per_epoch(1, 1, 0.5, 1)),
+    "greedy": ("greedy", {"factor": 0.5, "patience": 0}, per_epoch(1, 1, 0.5, 1)),
 }
 """Name of the case -> schedule, its settings, and the LR of each step as a multiple of the peak."""
 

@@ -154,6 +154,7 @@ def test_a_probes_curve_of_twenty_steps() -> None:
     lrs = tuple(float(lr) for lr in np.geomspace(1e-3, 10, 20))
     losses = tuple(2.3 - 0.8 * min(1, i / 12) for i in range(14))  # steps of 10 ** (4 / 19)
     curve = ProbeCurve(lrs[:14], (*losses[:13], 4.0), 2.3, True, 15)
+    assert suggested_lr(curve, "reference") == curve.reference_lr
     assert lrs[6] < suggested_lr(curve, "valley") <= lrs[11]
     assert lrs[9] / 10 <= suggested_lr(curve, "minimum") <= lrs[12] / 10
 

@@ -45,15 +45,15 @@ def test_a_count_is_broken_by_the_other_direction() -> None:
 
 
 def test_bounds_hold_and_are_left_again() -> None:
-    found = heights(LOSSES, factor=0.5, max_factor=1.5)
+    found = heights(LOSSES, factor=0.5, patience=0, max_factor=1.5)
     assert found == pytest.approx([1, 1, 1.5, 1.5, 0.75, 0.375, 0.75, 1.5], rel=1e-12)
     worse = (1.0, 1.0, 1.0, 1.0, 0.9, 0.9)
-    found = heights(worse, factor=0.5, min_factor=0.3)
+    found = heights(worse, factor=0.5, patience=0, min_factor=0.3)
     assert found == pytest.approx([1, 1, 0.5, 0.3, 0.3, 0.6], rel=1e-12)
 
 
 def test_an_epoch_without_a_loss_decides_nothing() -> None:
-    assert heights((1.0, None, 0.9, None, 0.95, 0.8), factor=0.5) == [1, 1, 1, 2, 2, 1]
+    assert heights((1.0, None, 0.9, None, 0.95, 0.8), factor=0.5, patience=0) == [1, 1, 1, 2, 2, 1]
 
 
 def test_a_resume_goes_on_in_the_middle_of_a_count() -> None:

@@ -129,17 +129,19 @@ NEVER = "the LR never changes: it moves once an epoch, and has one epoch"
                 "whole cycles end at 2, 4, ..., 20, 22"
             ],
         ),
-        ("cyclical", {}, 12, 0.0, []),
+        ("cyclical", {"half_cycle": 2.0}, 12, 0.0, []),
+        ("cyclical", {}, 10, 1.0, []),  # three whole cycles, whatever there is
         ("cyclical", {"half_cycle": 0.35}, 21, 0.0, []),  # 21 / 0.7 is a last bit above 30
         (
-            "cyclical", {}, 10, 0.0,  # the third peak, a quarter high: 0.1 + 0.9 / 4
+            "cyclical", {"half_cycle": 2.0}, 10, 0.0,  # the third peak, a quarter high: 0.1 + 0.9 / 4
             [
                 "the last cycle (epochs 8 to 12) is cut off at 10, at 0.33 of the peak LR; "
                 "whole cycles end at 4, 8, 12"
             ],
         ),
         (
-            "cyclical", {"mode": "triangular"}, 12, 1.0,  # three of four epochs: half way down, 0.1 + 0.9 / 2
+            # three of four epochs: half way down, 0.1 + 0.9 / 2
+            "cyclical", {"half_cycle": 2.0, "mode": "triangular"}, 12, 1.0,
             [
                 "the last cycle (epochs 9 to 13) is cut off at 12, at 0.55 of the peak LR; "
                 "whole cycles end at 5, 9, 13"

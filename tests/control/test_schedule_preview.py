@@ -25,8 +25,15 @@ def test_metric_driven_schedules_meet_it() -> None:
     # over 5 epochs: 0.7 0.4 0.4 0.4 0.4 at their ends
     plateau = settings_of("plateau", {"patience": 1})
     assert schedule_preview("plateau", plateau, 0.8, 5, STEPS)[0] == per_epoch(0.8, 0.8, 0.8, 0.8, 0.4)
-    greedy = settings_of("greedy", {"factor": 0.5})
+    greedy = settings_of("greedy", {"factor": 0.5, "patience": 0})
     assert schedule_preview("greedy", greedy, 0.8, 5, STEPS)[0] == per_epoch(0.8, 0.8, 1.6, 0.8, 0.4)
+
+
+def test_cyclical_makes_three_cycles_of_any_budget() -> None:
+    found = schedule_preview("cyclical", SchedulesConfig(), 0.8, 6, 2)[0]
+    rises = [0.44, 0.8], [0.26, 0.44], [0.17, 0.26]  # half-way and peak; each peak half as high above 0.08
+    expected = [lr for half, peak in rises for lr in (0.08, half, peak, half)]
+    assert found == pytest.approx(expected, rel=1e-12)
 
 
 def test_explore_is_that_of_its_seed() -> None:

@@ -56,7 +56,7 @@ def test_no_warmup_is_the_schedule_itself() -> None:
         ("step", {"every": 1, "factor": 0.5}, [1, 1, *per_epoch(0.5, 0.25)]),
         # epoch 1 lies in the warm-up, and its loss is not shown: 1.0 is the best, 0.9 is better
         ("plateau", {"patience": 0}, [1, 1, *per_epoch(1, 1)]),
-        ("greedy", {"factor": 0.5}, [1, 1, *per_epoch(1, 2)]),
+        ("greedy", {"factor": 0.5, "patience": 0}, [1, 1, *per_epoch(1, 2)]),
     ],
 )
 def test_a_rise_that_ends_within_an_epoch(name: str, values: dict[str, Any], rest: list[float]) -> None:
