@@ -124,7 +124,11 @@ def test_a_first_word_with_an_equals_sign_is_an_override(stages: Stages) -> None
         (["compare", "cifar"], "recipe 'cifar': no experiments/cifar.yaml here"),
         (["metadataset", "digits", "digits"], "override 'digits': must look like train.epochs=5"),
         (["train", "strategy=cosin"], "did you mean cosine?"),
-        (["train", "method=cosine"], "method: unknown key"),
+        (["train", "method=cosine"], "method: unknown key; did you mean strategy?"),
+        (
+            ["train", "train.depth_groups=[{lr_ratio:0.1}]"],
+            "a space is missing after the colon: lr_ratio: 0.1",
+        ),
         (["ablate", "digits"], "Missing argument"),
         (["config", "show", "train.epochs=0"], "train.epochs: must be at least 1"),
         (["run-one", "--spec", "nowhere.json", "--store", "runs"], "nowhere.json: no such file"),

@@ -66,6 +66,8 @@ MARKERS: Mapping[str, str] = {
 }  # fmt: skip
 """Marker of each method."""
 
+_LEGEND_COLUMNS = 3
+_LEGEND_ROW_INCHES = 0.17
 PANEL_INCHES = (4.3, 3.2)
 """Small enough to stand at full size on a phone."""
 
@@ -79,11 +81,19 @@ def panel(height: float = PANEL_INCHES[1]) -> tuple[Figure, Axes]:
 
 
 def legend(figure: Figure, axes: Axes) -> None:
-    """Put the legend of `axes` under it, in three columns."""
+    """Put the legend of `axes` under it, in three columns; many methods make the figure taller."""
     handles, labels = axes.get_legend_handles_labels()
     if handles:
+        width, height = figure.get_size_inches()
+        num_rows = -(-len(handles) // _LEGEND_COLUMNS)
+        figure.set_size_inches(width, height + _LEGEND_ROW_INCHES * max(0, num_rows - 2))
         figure.legend(
-            handles, labels, loc="outside lower center", ncols=3, handlelength=2.6, columnspacing=1.2
+            handles,
+            labels,
+            loc="outside lower center",
+            ncols=_LEGEND_COLUMNS,
+            handlelength=2.6,
+            columnspacing=1.2,
         )
 
 

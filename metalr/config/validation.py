@@ -17,6 +17,8 @@ __all__ = ["ConfigError", "OriginOf", "allowed_keys", "set_key", "settings", "va
 OriginOf = Callable[[KeyPath], str | None]
 """Where the value at a key path was written ("file:line", "override k=v"), or None."""
 
+RENAMED = {"method": "strategy", "train.method": "strategy", "schedule": "strategy"}
+"""What users may still call a setting -> what it is called."""
 MIXTURE: KeyPath = ("harvest", "mixture")
 VARIABLE_SECTIONS = ("task", "train")
 
@@ -102,7 +104,10 @@ def _shorten(value: Any) -> str:
 
 def _describe_unknown(path: KeyPath) -> str:
     allowed = allowed_keys(path[:-1])
-    nearest = nearest_setting(path)
+    key, colon, value = str(path[-1]).partition(":")
+    if colon:
+        return f"unknown key; a space is missing after the colon: {key}: {value}"
+    nearest = RENAMED.get(dotted(path)) or nearest_setting(path)
     hint = f"; did you mean {nearest}?" if nearest else ""
     if "." in str(path[-1]):
         return f"unknown key{hint} (in a file, dots become nested sections)"
