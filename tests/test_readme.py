@@ -135,3 +135,31 @@ def test_the_committed_results_are_those_of_their_manifest() -> None:
         assert not manifest["commit"].endswith("-dirty")
         for name, expected in manifest["files"].items():
             assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == expected, name
+
+
+FINDER_ROWS = {
+    "`find_lr`, valley (the default)": "find_lr valley",
+    "`find_lr`, steepest descent": "find_lr steepest",
+    "`find_lr`, a tenth of the minimum": "find_lr minimum",
+    "the controller's probe (20 steps)": "probe reference",
+    "fastai's valley": "fastai valley",
+    "fastai's minimum": "fastai minimum",
+    "fastai's steep": "fastai steep",
+    "torch-lr-finder's": "torch-lr-finder",
+    "fastai's slide": "fastai slide",
+}
+
+
+def test_the_finder_costs_what_its_study_measured() -> None:
+    summary = json.loads((ROOT / "experiments" / "results" / "lr-finder" / "summary.json").read_text())
+    assert not summary["commit"].endswith("-dirty")
+    assert all(case["state_restored"] for case in summary["cases"].values())
+    (section,) = re.findall(r"<!-- finder:begin -->(.*?)<!-- finder:end -->", README, re.DOTALL)
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in re.findall(r"^\|.*", section, re.M)
+    ]
+    assert {row[0] for row in rows[2:]} == set(FINDER_ROWS)
+    for name, *values in rows[2:]:
+        groups = [summary["overall"][group][FINDER_ROWS[name]] for group in ("met", "new")]
+        expected = [100 * group[key] for group in groups for key in ("mean_lost", "worst_lost")]
+        assert values == [f"{value:.1f}" for value in expected], name
