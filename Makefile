@@ -4,6 +4,7 @@ RECIPE ?= digits
 SET ?=
 DATA ?=
 STRATEGY ?=
+BENCH ?=
 PYTHON ?= python3
 
 BIN := .venv/bin
@@ -13,7 +14,7 @@ SETTINGS = "$(RECIPE)" $(OVERRIDES)
 PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help compare metadataset train-meta train lr-find schedules report test test-slow check format install clean
+.PHONY: help compare metadataset train-meta train lr-find schedules report bench test test-slow check format install clean
 
 help: ## this list
 	@echo "usage: make TARGET [RECIPE=digits | path.yaml] [SET=\"train.epochs=5 ...\"]"
@@ -43,6 +44,9 @@ schedules: $(STAMP) ## draw every hand schedule over the recipe's budget, print 
 
 report: $(STAMP) ## write the report again from the records
 	@$(BIN)/metalr report $(SETTINGS)
+
+bench: $(STAMP) ## measure speed: BENCH="epoch floor --quick --output bench.json" chooses what
+	@$(BIN)/python -m benchmarks $(BENCH)
 
 test: $(STAMP) ## the fast tests
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow and not gpu"
