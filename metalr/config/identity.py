@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from collections.abc import Mapping
@@ -10,7 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-__all__ = ["canonical_json", "run_id", "short_hash"]
+__all__ = ["canonical_json", "run_id", "short_hash", "without_added"]
 
 
 def canonical_json(value: Any) -> str:
@@ -38,11 +39,16 @@ def run_id(spec: BaseModel, added: Mapping[tuple[str, ...], Any] = MappingProxyT
         added: Settings that came later, by key path, with what runs did before they existed; at that value
             a setting is left out, so that an earlier record keeps its id.
     """
-    settings = spec.model_dump(mode="json")
+    return short_hash(without_added(spec.model_dump(mode="json"), added))
+
+
+def without_added(settings: dict[str, Any], added: Mapping[tuple[str, ...], Any]) -> dict[str, Any]:
+    """The nested `settings` without those of `added` that have the value given there, or are not in it."""
+    kept = copy.deepcopy(settings)
     for (*sections, name), value in added.items():
-        section = settings
+        section: Any = kept
         for key in sections:
-            section = section[key]
-        if section[name] == value:
+            section = section.get(key, {})
+        if name in section and section[name] == value:
             del section[name]
-    return short_hash(settings)
+    return kept

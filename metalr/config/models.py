@@ -129,6 +129,10 @@ class TrainConfig(Section):
     """Memory layout of images and convolution weights."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where runs train; `auto` takes the GPU where there is one."""
+    step: Literal["auto", "eager", "compile", "cuda_graph"] = "auto"
+    """How a batch is trained; `auto`: `cuda_graph` (recorded once, then replayed) on a GPU, `eager` on the CPU."""
+    evaluate_every: PositiveInt = 1
+    """Epochs from one reading of the inner validation split to the next; the last epoch is always read."""
     threads: PositiveInt = 1
     """CPU threads of one run; part of a run's identity, since it can change the last bits."""
 
@@ -235,6 +239,8 @@ class HarvestConfig(Section):
         16.0,
     )
     """Smallest and largest candidate as multiples of the probe's reference LR."""
+    together: Literal["auto", True, False] = "auto"
+    """Whether the candidates of a fork train as one stacked network (SGD only); `auto`: on a GPU."""
 
 
 class MetaTrainConfig(Section):

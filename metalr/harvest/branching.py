@@ -7,20 +7,23 @@ order, augmentation and dropout, and differ in the peak of their anchor alone.
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import replace
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
-from metalr.config import ControlConfig
+from metalr.config import ControlConfig, TrainConfig
 from metalr.control import Snapshot, anchored_schedule
 from metalr.tasks import Task
 from metalr.training import (
     Job,
     LiveRun,
     RunRecord,
+    RunSpec,
     Training,
     evaluate,
     make_optimizer,
@@ -29,8 +32,9 @@ from metalr.training import (
 )
 from metalr.training.artifacts import append_json_line, read_json_lines, write_json_lines
 from metalr.training.loop import branched
+from metalr.training.together import BranchLosses, branches_together, reason_against_together
 
-__all__ = ["fork", "run_trunk"]
+__all__ = ["fork", "resolved_together", "run_trunk"]
 
 OnEpochs = Callable[[int], None]
 
@@ -61,6 +65,20 @@ def run_trunk(job: Job, task: Task, on_epochs: OnEpochs | None = None) -> RunRec
     return train_run(job, task, on_epoch=on_epoch)
 
 
+def resolved_together(wanted: bool | Literal["auto"], train: TrainConfig) -> bool:
+    """Whether the branches of a trunk under `train`, its device resolved, shall train as one network.
+
+    `auto`: on a GPU, where the recipe allows it; on the CPU one after another is faster. A recipe that does
+    not allow it gives False, after a warning where `wanted` is true.
+    """
+    if wanted == "auto":
+        return train.device == "cuda" and reason_against_together(train) is None
+    reason = reason_against_together(train) if wanted else None
+    if reason is not None:
+        warnings.warn(f"harvest.together=true is ignored: {reason}", stacklevel=2)
+    return wanted and reason is None
+
+
 def fork(live: LiveRun, factors: list[float], control: ControlConfig, tell: OnEpochs) -> list[dict[str, Any]]:
     """Train the missing candidates of the present epoch, append their rows, and put the run back.
 
@@ -74,28 +92,74 @@ def fork(live: LiveRun, factors: list[float], control: ControlConfig, tell: OnEp
     rows = read_json_lines(path)
     write_json_lines(path, rows)  # a torn last line must not swallow the next one
     epoch = live.training.epoch
-    done = {(row["epoch"], row["candidate"]) for row in rows}
+    done = {row["candidate"] for row in rows if row["epoch"] == epoch}
+    missing = [candidate for candidate in range(len(factors)) if candidate not in done]
+    if not missing:
+        tell((live.spec.train.epochs - epoch) * len(factors))
+        return rows
     assert live.probe is not None
+    peaks = [factor * live.probe.reference_lr for factor in factors]
+    train = _all_together if _trains_together(live.spec) else _one_by_one
     with _put_back(live.training) as snapshot:
-        for candidate, factor in enumerate(factors):
-            if (epoch, candidate) in done:
-                tell(live.spec.train.epochs - epoch)
-                continue
-            started = time.perf_counter()
-            peak = factor * live.probe.reference_lr
-            next_loss, final_loss = _branch(live.training, snapshot, peak, control, tell)
+        for candidate, losses, seconds in train(live.training, snapshot, peaks, missing, control, tell):
             row = {
                 "epoch": epoch,
                 "candidate": candidate,
-                "factor": factor,
-                "peak_lr": peak,
-                "next_loss": next_loss,
-                "final_loss": final_loss,
-                "time/branch_s": time.perf_counter() - started,
+                "factor": factors[candidate],
+                "peak_lr": peaks[candidate],
+                "next_loss": losses[0],
+                "final_loss": losses[1],
+                "time/branch_s": seconds,
             }
             append_json_line(path, row)
             rows.append(row)
     return rows
+
+
+def _trains_together(spec: RunSpec) -> bool:
+    """Whether the spec's branches train as one network; says so where they should and cannot."""
+    reason = reason_against_together(spec.train) if spec.forks_together else None
+    if reason is not None:
+        warnings.warn(f"branches train one after another: {reason}", stacklevel=3)
+    return spec.forks_together and reason is None
+
+
+Found = Iterator[tuple[int, BranchLosses, float]]
+"""Candidate, `outer_valid` losses one epoch on and at the end, and seconds of each missing branch."""
+
+
+def _one_by_one(
+    trunk: Training,
+    snapshot: Snapshot,
+    peaks: list[float],
+    missing: list[int],
+    control: ControlConfig,
+    tell: OnEpochs,
+) -> Found:
+    for candidate, peak in enumerate(peaks):
+        if candidate not in missing:
+            tell(trunk.config.epochs - trunk.epoch)
+            continue
+        started = time.perf_counter()
+        losses = _branch(trunk, snapshot, peak, control, tell)
+        yield candidate, losses, time.perf_counter() - started
+
+
+def _all_together(
+    trunk: Training,
+    snapshot: Snapshot,
+    peaks: list[float],
+    missing: list[int],
+    control: ControlConfig,
+    tell: OnEpochs,
+) -> Found:
+    """All of them even where only some are missing: a stack of another height has other last bits."""
+    started = time.perf_counter()
+    optimizer = make_optimizer(trunk.model, trunk.config)
+    _restore_under_recipe(snapshot, trunk.model, optimizer)
+    losses = branches_together(replace(trunk, optimizer=optimizer), peaks, control, tell)
+    seconds = (time.perf_counter() - started) / len(peaks)
+    yield from ((candidate, losses[candidate], seconds) for candidate in missing)
 
 
 @contextmanager
@@ -109,7 +173,7 @@ def _put_back(training: Training) -> Iterator[Snapshot]:
 
 def _branch(
     trunk: Training, snapshot: Snapshot, peak_lr: float, control: ControlConfig, tell: OnEpochs
-) -> tuple[float | None, float | None]:
+) -> BranchLosses:
     """`outer_valid` loss one epoch on and at the end of the budget; None from a divergence on."""
     optimizer = make_optimizer(trunk.model, trunk.config)
     _restore_under_recipe(snapshot, trunk.model, optimizer)

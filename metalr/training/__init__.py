@@ -1,8 +1,9 @@
 """One run: the only training loop, checkpoints, records, and the dashboard's mirror.
 
-Reading order: `records` (what a run is and leaves), `param_groups` (who trains, at which LR), `loop` (an
-epoch), `early_stopping`, `live_run` (started or gone on with), `run` (to the committed result), `checkpoint`
-(going on after a kill), `artifacts` (files), `tracking` (W&B).
+Reading order: `records` (what a run is and leaves), `param_groups` (who trains, at which LR), `recipe` (loss
+and optimizer), `step` (a batch; `eager_step`, `graphed_step`), `evaluation`, `loop` (an epoch), `together`
+and `stack` (branches of a fork at once), `early_stopping`, `live_run` (started or gone on with), `run` (to
+the committed result), `checkpoint` (going on after a kill), `artifacts` (files), `tracking` (W&B).
 """
 
 from metalr.training.artifacts import ArtifactError

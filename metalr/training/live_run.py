@@ -27,6 +27,7 @@ from metalr.tasks import Task
 from metalr.training.artifacts import append_json_line, read_json_lines, write_json_lines
 from metalr.training.checkpoint import load_latest_checkpoint
 from metalr.training.early_stopping import EarlyStopping
+from metalr.training.evaluation import last_evaluated
 from metalr.training.loop import Training, epoch_generator, make_optimizer, seeded, training_loss
 from metalr.training.param_groups import apply_freezing
 from metalr.training.records import RunSpec
@@ -59,7 +60,9 @@ class LiveRun:
     def is_over(self) -> bool:
         """Whether the budget is spent, or early stopping has had enough."""
         epoch = self.training.epoch
-        stopped = self.early_stopping is not None and self.early_stopping.is_over(epoch)
+        stopped = self.early_stopping is not None and self.early_stopping.is_over(
+            last_evaluated(self.spec.train, epoch)
+        )
         return stopped or epoch >= self.spec.train.epochs
 
     def keep_lrs(self, lrs: list[float]) -> None:

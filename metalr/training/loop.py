@@ -12,31 +12,35 @@ import hashlib
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from metalr.config import TrainConfig
 from metalr.control import Observation, Schedule, equivalent_peak
 from metalr.control.anchor import Shape
 from metalr.tasks import Task
-from metalr.training.param_groups import apply_freezing, parameter_groups
+from metalr.training.evaluation import Evaluation, evaluate, last_evaluated
+from metalr.training.param_groups import apply_freezing
+from metalr.training.recipe import make_optimizer, training_loss
+from metalr.training.step import Step, make_step
 
 __all__ = [
     "EpochResult",
     "Evaluation",
     "Training",
+    "epoch_batches",
     "epoch_generator",
     "evaluate",
+    "last_evaluated",
     "make_optimizer",
     "seeded",
     "train_epoch",
     "training_loss",
 ]
 
-EVAL_BATCH = 1000
 GRADIENT_SAMPLES = 8
 """How often an epoch the gradient's norm is measured."""
 
@@ -55,21 +59,13 @@ class Training:
     anchor_shape: Shape = "linear"
     warmup_fraction: float = 0.0
     epoch: int = 0
+    train_step: Step | None = field(default=None, repr=False, compare=False)
+    """How a batch is trained; made at the first epoch."""
 
     @property
     def device(self) -> torch.device:
         """Where the weights lie."""
         return next(self.model.parameters()).device
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """A network on a split."""
-
-    loss: float
-    """Mean cross-entropy, nats."""
-    accuracy: float
-    """Fraction, 0 to 1."""
 
 
 @dataclass(frozen=True)
@@ -85,58 +81,18 @@ class EpochResult:
     """Time the schedule took to decide, in seconds."""
 
 
-def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """The optimizer that `config` names, at its initial LR, over the model's `parameter_groups`.
-
-    Raises ConfigError where the network has too few parts for `depth_groups`.
-    """
-    groups = parameter_groups(model, config)
-    if config.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov)
-    adam = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
-    return adam(groups, lr=config.lr, betas=(config.momentum, config.beta2))
-
-
 def epoch_generator(seed: int, epoch: int, device: torch.device, purpose: str = "train") -> torch.Generator:
     """A generator on `device` whose stream depends on (seed, epoch, purpose) alone."""
     digest = hashlib.sha256(f"{purpose}/{seed}/{epoch}".encode()).digest()
     return torch.Generator(device).manual_seed(int.from_bytes(digest[:7]))
 
 
-def training_loss(model: nn.Module, images_BCHW: Tensor, labels_B: Tensor, config: TrainConfig) -> Tensor:
-    """The scalar training loss of a batch: cross-entropy with label smoothing, in the recipe's arithmetic."""
-    if config.channels_last:
-        images_BCHW = images_BCHW.contiguous(memory_format=torch.channels_last)
-    with torch.autocast(images_BCHW.device.type, torch.bfloat16, enabled=config.dtype == "bfloat16"):
-        logits = model(images_BCHW)
-    return functional.cross_entropy(logits.float(), labels_B, label_smoothing=config.label_smoothing)
-
-
-@torch.no_grad()
-def evaluate(model: nn.Module, task: Task, split: str, config: TrainConfig) -> Evaluation:
-    """Mean cross-entropy and accuracy on a split, in evaluation mode; every module's mode is put back."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    total = len(task.splits[split].labels_B)
-    loss = torch.zeros((), dtype=torch.float64, device=task.splits[split].labels_B.device)
-    correct = torch.zeros_like(loss)
-    for start in range(0, total, EVAL_BATCH):
-        images_BCHW, labels_B = task.eval_batch(split, start, min(start + EVAL_BATCH, total))
-        if config.channels_last:
-            images_BCHW = images_BCHW.contiguous(memory_format=torch.channels_last)
-        with torch.autocast(images_BCHW.device.type, torch.bfloat16, enabled=config.dtype == "bfloat16"):
-            logits = model(images_BCHW).float()
-        loss += functional.cross_entropy(logits, labels_B, reduction="sum").double()
-        correct += (logits.argmax(dim=1) == labels_B).sum()
-    for module in training:
-        module.training = True
-    return Evaluation(float(loss) / total, float(correct) / total)
-
-
 def train_epoch(training: Training, *, observe: bool = True) -> EpochResult:
     """Train the next epoch, tell the schedule, and count the epoch.
 
-    With `observe=False` (branches of a fork) nothing but the mean loss is measured.
+    With `observe=False` (branches of a fork) nothing but the mean loss is measured. The inner validation
+    split is read every `train.evaluate_every` epochs and after the last; in between, a schedule that decides
+    on what it observes holds its decision.
     """
     started = time.perf_counter()
     apply_freezing(training.model, training.config, training.epoch)
@@ -146,44 +102,74 @@ def train_epoch(training: Training, *, observe: bool = True) -> EpochResult:
     if observe:
         measured |= _norm_measurements(training.model, before, norms)
     trained = time.perf_counter()
-    if observe:
+    is_evaluated = observe and last_evaluated(training.config, training.epoch + 1) == training.epoch + 1
+    if is_evaluated:
         valid = evaluate(training.model, training.task, "inner_valid", training.config)
         measured |= {"inner_valid_loss": valid.loss, "inner_valid_accuracy": valid.accuracy}
     evaluated = time.perf_counter()
     mean_lr = sum(lrs) / len(lrs)
     measured |= {"lr": mean_lr, "peak_lr": _equivalent_peak(training, mean_lr)}
     observation = Observation.from_measurements(training.epoch + 1, measured)
-    training.schedule.after_epoch(observation)
+    _tell(training.schedule, observation, is_fresh=is_evaluated or not observe)
     training.epoch += 1
     decided = time.perf_counter()
     return EpochResult(observation, lrs, trained - started, evaluated - trained, decided - evaluated)
 
 
-def _train_steps(training: Training, observe: bool) -> tuple[Tensor, list[Tensor], list[float]]:
-    task, config, optimizer = training.task, training.config, training.optimizer
-    steps = training.steps_per_epoch
+def _tell(schedule: Schedule, observation: Observation, *, is_fresh: bool) -> None:
+    """End the schedule's epoch; one without an evaluation only moves it on, unless the loss was lost."""
+    if is_fresh or not observation.is_finite:
+        schedule.after_epoch(observation)
+    elif not isinstance(schedule.scheduler, ReduceLROnPlateau):  # which has nothing to move on by
+        schedule.scheduler.step()
+
+
+def step_of(training: Training) -> Step:
+    """The step of a run, made once: forks of the run share it, and what was recorded for it."""
+    if training.train_step is None:
+        training.train_step = make_step(training.model, training.optimizer, training.config)
+    return training.train_step
+
+
+def epoch_batches(training: Training) -> Iterator[tuple[Tensor, Tensor]]:
+    """The batches of the next epoch, images and labels, the same whenever and by whomever they are drawn."""
+    size = training.config.batch_size
     generator = epoch_generator(training.seed, training.epoch, training.device)
-    order = torch.randperm(len(task.splits["train"].labels_B), generator=generator, device=training.device)
+    num_train = len(training.task.splits["train"].labels_B)
+    order = torch.randperm(num_train, generator=generator, device=training.device)
+    for step in range(training.steps_per_epoch):
+        yield training.task.train_batch(order[step * size : (step + 1) * size], generator)
+
+
+def _train_steps(training: Training, observe: bool) -> tuple[Tensor, list[Tensor], list[float]]:
+    optimizer, steps = training.optimizer, training.steps_per_epoch
     losses_S = torch.empty(steps, device=training.device)
     sample_every = max(1, steps // GRADIENT_SAMPLES)
     norms: list[Tensor] = []
-    lrs: list[float] = []
+    lrs: list[float | Tensor] = []
+
+    def measure() -> None:
+        norms.append(_norm([p.grad for p in training.model.parameters() if p.grad is not None]))
+
+    train_step = step_of(training)
+    train_step.begin_epoch(optimizer)
     with seeded(training.seed, training.epoch, training.device, "model"):
-        for step in range(steps):
-            indices_B = order[step * config.batch_size : (step + 1) * config.batch_size]
-            loss = training_loss(training.model, *task.train_batch(indices_B, generator), config)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            if observe and step % sample_every == 0:
-                norms.append(_norm([p.grad for p in training.model.parameters() if p.grad is not None]))
-            if config.grad_clip is not None:
-                nn.utils.clip_grad_norm_(training.model.parameters(), config.grad_clip)
-            optimizer.step()
-            losses_S[step] = loss.detach()
-            lrs.append(float(optimizer.param_groups[0]["lr"]))
+        for step, (images_BCHW, labels_B) in enumerate(epoch_batches(training)):
+            sampled = observe and step % sample_every == 0
+            losses_S[step] = train_step(images_BCHW, labels_B, measure if sampled else None)
+            lr = optimizer.param_groups[0]["lr"]
+            # A tensor is filled in place by the schedule, and reading it would wait for the device.
+            lrs.append(lr.clone() if isinstance(lr, Tensor) else float(lr))
             if step < steps - 1:
                 training.schedule.after_batch()
-    return losses_S, norms, lrs
+    return losses_S, norms, _as_numbers(lrs)
+
+
+def _as_numbers(lrs: list[float | Tensor]) -> list[float]:
+    """The LRs of an epoch's steps, read from their device at once."""
+    tensors = [lr.reshape(()) for lr in lrs if isinstance(lr, Tensor)]
+    read = iter(torch.stack(tensors).tolist() if tensors else ())
+    return [next(read) if isinstance(lr, Tensor) else lr for lr in lrs]
 
 
 @contextmanager
@@ -237,5 +223,6 @@ def _equivalent_peak(training: Training, mean_lr: float) -> float:
 
 
 def branched(training: Training, schedule: Schedule, optimizer: torch.optim.Optimizer) -> Training:
-    """The same run, model and epoch under another schedule and optimizer object."""
+    """The same run, model, step and epoch under another schedule and optimizer object."""
+    step_of(training)
     return replace(training, schedule=schedule, optimizer=optimizer)

@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_serializer
+from pydantic import BaseModel, ConfigDict, Field, field_serializer, field_validator, model_validator
 
 from metalr.config import ControlConfig, ProbeConfig, SchedulesConfig, TaskConfig, TrainConfig, run_id
 from metalr.config.models import MethodName, Seed
 from metalr.training.artifacts import ArtifactError, read_json, read_json_lines, write_json
+from metalr.training.step import resolved_step
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -42,6 +43,9 @@ ADDED_SETTINGS: dict[tuple[str, ...], Any] = {
     ("train", "decay_norms_and_biases"): True,
     ("train", "depth_groups"): None,
     ("train", "early_stopping"): None,
+    ("train", "step"): "eager",
+    ("train", "evaluate_every"): 1,
+    ("forks_together",): False,
 }
 """Settings that came after the first records, with what runs did before they existed.
 
@@ -90,13 +94,15 @@ class RunSpec(_Frozen):
     schema_version: Literal[1] = SCHEMA_VERSION
     task: TaskConfig
     train: TrainConfig
-    """`train.epochs` is the budget, `train.lr` the initial LR, `train.device` a resolved `cpu` or `cuda`."""
+    """`train.epochs` is the budget, `train.lr` the initial LR, `device` and `step` are resolved."""
     method: MethodName
     control: ControlConfig | None = None
     """Present where the run probes: under a controller, and as a trunk of the harvest."""
     controller_sha256: str | None = None
     """The frozen controller of a `metalr-*` method."""
     forks: ForkPlan | None = None
+    forks_together: bool = False
+    """Whether the candidates of a fork train as one stacked network, which moves the last bits."""
     schedules: SchedulesConfig | None = None
     """What the method's schedule uses of its settings; null: none of ours, or one at its first form."""
     seed: Seed
@@ -104,6 +110,21 @@ class RunSpec(_Frozen):
     """SHA-256 over the splits' images and labels."""
     evaluate_test: bool = False
     """Whether `test` is read, once, after the last epoch."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _what_runs_did_then(cls, values: Any) -> Any:
+        """A record from before a setting existed was made with what runs did then, whatever is usual now."""
+        if not isinstance(values, dict) or not isinstance(values.get("train"), dict):
+            return values
+        then = {path[1]: value for path, value in ADDED_SETTINGS.items() if path[0] == "train"}
+        return values | {"train": then | values["train"]}
+
+    @field_validator("train")
+    @classmethod
+    def _resolved(cls, train: TrainConfig) -> TrainConfig:
+        step = resolved_step(train.step, train.device) if train.step == "auto" else train.step
+        return train.model_copy(update={"step": step})
 
     @field_serializer("schedules")
     def _only_what_is_used(self, value: SchedulesConfig | None) -> dict[str, Any] | None:

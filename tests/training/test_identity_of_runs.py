@@ -42,12 +42,29 @@ def test_a_spec_of_the_first_release_keeps_its_id(path: Path) -> None:
         {"decay_norms_and_biases": False},
         {"depth_groups": [DepthGroup()]},
         {"early_stopping": EarlyStoppingConfig()},
+        {"step": "cuda_graph"},
+        {"step": "compile"},
+        {"evaluate_every": 2},
     ],
 )
 def test_a_later_setting_that_differs_from_then_changes_the_id(changes: dict[str, Any]) -> None:
     spec = spec_of(FIRST_SPECS[0])
     train = TrainConfig.model_validate(spec.train.model_dump() | changes)
     assert spec.model_copy(update={"train": train}).run_id != spec.run_id
+
+
+@pytest.mark.parametrize(("device", "step"), [("cpu", "eager"), ("cuda", "cuda_graph")])
+def test_a_spec_holds_how_its_batches_are_trained(device: str, step: str) -> None:
+    """`auto` is what the device gets now; a record from before the setting was made by plain steps."""
+    values = json.loads(FIRST_SPECS[0].read_text())
+    values["train"] |= {"device": device}
+    before = RunSpec.model_validate(values)
+    assert before.train.step == "eager"
+    now = RunSpec.model_validate(values | {"train": values["train"] | {"step": "auto"}})
+    made = RunSpec(**(dict(before) | {"train": before.train.model_copy(update={"step": "auto"})}))
+    assert (now.train.step, made.train.step) == (step, step)
+    assert (now.run_id == before.run_id) == (device == "cpu")
+    assert made == now
 
 
 def test_every_later_setting_is_a_setting() -> None:

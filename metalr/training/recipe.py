@@ -1,0 +1,42 @@
+"""The recipe's arithmetic: the loss of a batch, and the optimizer that follows it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from metalr.config import TrainConfig
+from metalr.training.param_groups import parameter_groups
+
+__all__ = ["make_optimizer", "training_loss"]
+
+
+def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    """The optimizer that `config` names, at its initial LR, over the model's `parameter_groups`.
+
+    On a GPU torch's fused kernels do the update, but for `eager` steps, which keep torch's
+    default. Raises ConfigError where the network has too few parts for `depth_groups`.
+    """
+    groups = parameter_groups(model, config)
+    on_gpu = next(model.parameters()).device.type == "cuda"
+    fused = True if on_gpu and config.step != "eager" else None
+    if config.optimizer == "sgd":
+        momentum, nesterov = config.momentum, config.nesterov
+        return torch.optim.SGD(groups, lr=config.lr, momentum=momentum, nesterov=nesterov, fused=fused)
+    adam = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
+    return adam(groups, lr=config.lr, betas=(config.momentum, config.beta2), fused=fused)
+
+
+def training_loss(
+    model: Callable[[Tensor], Any], images_BCHW: Tensor, labels_B: Tensor, config: TrainConfig
+) -> Tensor:
+    """The scalar training loss of a batch: cross-entropy with label smoothing, in the recipe's arithmetic."""
+    if config.channels_last:
+        images_BCHW = images_BCHW.contiguous(memory_format=torch.channels_last)
+    with torch.autocast(images_BCHW.device.type, torch.bfloat16, enabled=config.dtype == "bfloat16"):
+        logits = model(images_BCHW)
+    return functional.cross_entropy(logits.float(), labels_B, label_smoothing=config.label_smoothing)
