@@ -13,8 +13,9 @@ from benchmarks.cases import small_job, small_task
 from benchmarks.measurement import Goal, Measurement, Row
 from benchmarks.settings import HarvestSize, Settings
 from metalr.config import ExperimentConfig
+from metalr.harvest.cost import estimate_cost
 from metalr.harvest.execution import WorkerExecutor
-from metalr.harvest.plan import estimate_cost, plan_trunks
+from metalr.harvest.plan import plan_trunks
 from metalr.training import Job
 
 __all__ = ["HarvestCost", "harvest_config", "harvest_rows", "measure_harvest"]

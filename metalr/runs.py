@@ -11,8 +11,9 @@ import torch
 from metalr.config import ConfigError, ExperimentConfig, SchedulesConfig
 from metalr.control import make_schedule, schedule_notes
 from metalr.display import Display, format_duration
+from metalr.harvest.cost import estimate_cost
 from metalr.harvest.execution import InlineExecutor, WorkerExecutor
-from metalr.harvest.plan import epochs_of, estimate_cost, resolved_device
+from metalr.harvest.plan import epochs_of, resolved_device
 from metalr.tasks import Task, make_task
 from metalr.training import Job, RunSpec, RunStore, steps_per_epoch
 from metalr.worker import execute

@@ -39,6 +39,7 @@ __all__ = [
     "compare",
     "comparison_specs",
     "controllers_of",
+    "harvest_settings",
     "metadataset",
     "report",
     "start_stage_tracking",
@@ -68,12 +69,7 @@ def metadataset(config: ExperimentConfig, display: Display) -> Path:
     """Harvest the runs that are missing and write the meta-dataset; returns its card's path."""
     folder = _folders(config).meta_dataset
     specs = plan_trunks(config, partial(data_digest, config))
-    settings = {
-        "name": config.name,
-        "harvest": config.harvest.model_dump(mode="json"),
-        "control": config.control.model_dump(mode="json"),
-        "plan": short_hash(sorted(spec.run_id for spec in specs)),
-    }
+    settings = harvest_settings(config, specs)
     card = folder / "card.json"
     if card.is_file() and read_json(card).get("settings") == settings:
         display.announce(f"Meta-dataset: {len(specs)} runs, there already: {folder}")
@@ -92,6 +88,17 @@ def metadataset(config: ExperimentConfig, display: Display) -> Path:
     tracker.finish()
     display.announce(f"Meta-dataset: {_counts(dataset)}: {folder}")
     return card
+
+
+def harvest_settings(config: ExperimentConfig, specs: Sequence[RunSpec]) -> dict[str, Any]:
+    """What a meta-dataset is made from, as its card states it; `specs` are the planned trunks."""
+    return {
+        "name": config.name,
+        # Whether forks train together is part of every run's id, and so of the plan.
+        "harvest": config.harvest.model_dump(mode="json", exclude={"together"}),
+        "control": config.control.model_dump(mode="json"),
+        "plan": short_hash(sorted(spec.run_id for spec in specs)),
+    }
 
 
 def train_meta(config: ExperimentConfig, display: Display) -> list[Path]:

@@ -14,6 +14,7 @@ from metalr.config import load_config
 from metalr.control import FEATURE_NAMES
 from metalr.learning.controller import save_controller
 from metalr.learning.learners import make_learner
+from metalr.stages import harvest_settings
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -163,3 +164,12 @@ def test_the_finder_costs_what_its_study_measured() -> None:
         groups = [summary["overall"][group][FINDER_ROWS[name]] for group in ("met", "new")]
         expected = [100 * group[key] for group in groups for key in ("mean_lost", "worst_lost")]
         assert values == [f"{value:.1f}" for value in expected], name
+
+
+def test_the_shipped_meta_dataset_is_that_of_its_recipe() -> None:
+    config = load_config(str(ROOT / "experiments" / "cifar10-small.yaml"))
+    card = json.loads((ROOT / "meta_data" / "cifar10-small" / "card.json").read_text())
+    settings = harvest_settings(config, [])
+    assert {key: card["settings"][key] for key in ("name", "harvest", "control")} == {
+        key: settings[key] for key in ("name", "harvest", "control")
+    }

@@ -10,6 +10,7 @@ from typing import TypeVar, get_args
 from metalr.config import ExperimentConfig, TaskConfig
 from metalr.config.models import MethodName
 from metalr.training.records import RunSpec, control_of, schedules_of
+from metalr.training.step import resolved_step
 
 __all__ = ["METHODS", "Cell", "cell_of", "is_controlled", "plan_runs", "task_label"]
 
@@ -60,11 +61,12 @@ def plan_runs(
     compare = config.compare
     budgets = compare.budgets or [config.train.epochs]
     initial_lrs = compare.initial_lrs or [config.train.lr]
+    resolved = {"device": device, "step": resolved_step(config.train.step, device)}
     sha256s = {method: _controller_of(method, controllers) for method in compare.methods}
     return [
         RunSpec(
             task=config.task,
-            train=config.train.model_copy(update={"epochs": budget, "lr": lr, "device": device}),
+            train=config.train.model_copy(update=resolved | {"epochs": budget, "lr": lr}),
             method=method,
             control=control_of(method, config.control),
             controller_sha256=sha256s[method],

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import cast
 
 import numpy as np
@@ -18,15 +16,14 @@ from metalr.config import (
     ExperimentConfig,
     ProbeConfig,
     apply_overrides,
-    short_hash,
 )
 from metalr.config.models import MethodName
-from metalr.control import make_schedule
-from metalr.tasks import Task
-from metalr.training import ForkPlan, RunSpec, Training, make_optimizer, train_epoch
+from metalr.harvest.branching import resolved_together
+from metalr.training import ForkPlan, RunSpec
 from metalr.training.records import schedules_of
+from metalr.training.step import resolved_step
 
-__all__ = ["Estimate", "candidate_factors", "epochs_of", "estimate_cost", "plan_trunks", "resolved_device"]
+__all__ = ["candidate_factors", "epochs_of", "plan_trunks", "resolved_device"]
 
 
 def resolved_device(name: str) -> str:
@@ -98,7 +95,10 @@ def _trunk(
     epochs = {epoch for epoch in epochs if epoch < budget and (epoch > 0 or is_first)}
     device = resolved_device(recipe.train.device)
     # A trunk never stops early: its forks must be there, and its labels are final losses of whole budgets.
-    changes = {"epochs": budget, "lr": lr, "device": device, "early_stopping": None}
+    # And it is evaluated every epoch: a fork's features are those after an epoch that was.
+    changes = {"epochs": budget, "lr": lr, "device": device, "early_stopping": None, "evaluate_every": 1}
+    changes["step"] = resolved_step(recipe.train.step, device)
+    train = recipe.train.model_copy(update=changes)
     # Of the control law only what shapes probe and branches can change a trunk; the rest keeps its default.
     control = ControlConfig(
         probe=recipe.control.probe or ProbeConfig(),
@@ -107,10 +107,11 @@ def _trunk(
     )
     return RunSpec(
         task=recipe.task,
-        train=recipe.train.model_copy(update=changes),
+        train=train,
         method=cast(MethodName, schedule),
         schedules=schedules_of(schedule, recipe.schedules),
         control=control,
+        forks_together=resolved_together(recipe.harvest.together, train),
         forks=ForkPlan(epochs=sorted(epochs), peak_factors=candidate_factors(recipe)),
         seed=seed,
         data_digest=digest,
@@ -123,47 +124,3 @@ def epochs_of(spec: RunSpec) -> int:
     if spec.forks is None:
         return budget
     return budget + sum((budget - epoch) * len(spec.forks.peak_factors) for epoch in spec.forks.epochs)
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """What a set of runs will cost."""
-
-    num_runs: int
-    num_epochs: int
-    """Epochs to train, branches included."""
-    wall_time_s: float
-    """Expected wall time in seconds with the given number of workers."""
-
-
-def estimate_cost(specs: Sequence[RunSpec], task_of: Callable[[RunSpec], Task], num_workers: int) -> Estimate:
-    """The cost of `specs`, from a few timed steps of each distinct task on this device.
-
-    Args:
-        specs: The runs still to do.
-        task_of: Makes the task of a spec.
-        num_workers: Runs trained at the same time, at least 1.
-    """
-    num_epochs, seconds = 0, 0.0
-    timed: dict[str, float] = {}
-    for spec in specs:
-        key = short_hash([spec.task.model_dump(), spec.train.batch_size, spec.train.device])
-        if key not in timed:
-            timed[key] = _seconds_an_epoch(spec, task_of(spec))
-        num_epochs += epochs_of(spec)
-        seconds += timed[key] * epochs_of(spec)
-    return Estimate(len(specs), num_epochs, seconds / max(1, num_workers))
-
-
-def _seconds_an_epoch(spec: RunSpec, task: Task) -> float:
-    steps = max(1, len(task.splits["train"].labels_B) // spec.train.batch_size)
-    sample = min(4, steps)
-    torch.set_num_threads(spec.train.threads)
-    model = task.make_model(spec.seed)
-    optimizer = make_optimizer(model, spec.train)
-    schedule = make_schedule("constant", optimizer, spec.train.epochs, sample)
-    training = Training(task, spec.train, model, optimizer, schedule, spec.seed, sample)
-    train_epoch(training, observe=False)  # the first epoch pays for allocation
-    started = time.perf_counter()
-    train_epoch(training, observe=False)
-    return (time.perf_counter() - started) * steps / sample

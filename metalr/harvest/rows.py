@@ -8,8 +8,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from metalr.config import short_hash
+from metalr.config.identity import without_added
 from metalr.training.artifacts import ArtifactError
-from metalr.training.records import RunRecord, RunSpec
+from metalr.training.records import ADDED_SETTINGS, RunRecord, RunSpec
 
 __all__ = ["fork_rows", "group_of", "transition_rows"]
 
@@ -17,7 +18,8 @@ __all__ = ["fork_rows", "group_of", "transition_rows"]
 def group_of(spec: RunSpec) -> str:
     """The identity, 16 hexadecimal digits, shared by all trunks that start from the same state."""
     train = spec.train.model_dump(mode="json", exclude={"lr"})
-    return short_hash({"task": spec.task.model_dump(mode="json"), "train": train, "seed": spec.seed})
+    settings = {"task": spec.task.model_dump(mode="json"), "train": train, "seed": spec.seed}
+    return short_hash(without_added(settings, ADDED_SETTINGS))
 
 
 def transition_rows(record: RunRecord, feature_names: Sequence[str]) -> list[dict[str, Any]]:

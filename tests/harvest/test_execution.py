@@ -50,10 +50,12 @@ while True:
     ready.acquire()
     job = json.loads(jobs.pop(0))
     settings = dict(job["spec"])
-    del settings["schedules"]  # at the value that is no part of the identity, as are these
+    for key in ("schedules", "forks_together"):  # at the value that is no part of the identity, as are these
+        del settings[key]
     settings["train"] = {
         key: value for key, value in settings["train"].items()
-        if key not in ("optimizer", "beta2", "decay_norms_and_biases", "depth_groups", "early_stopping")
+        if key not in ("optimizer", "beta2", "decay_norms_and_biases", "depth_groups", "early_stopping",
+                       "step", "evaluate_every")
     }
     spec = json.dumps(settings, sort_keys=True, separators=(",", ":"))
     run_id = hashlib.sha256(spec.encode()).hexdigest()[:16]

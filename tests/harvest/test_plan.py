@@ -3,7 +3,7 @@ from collections import Counter
 import pytest
 
 from metalr.config import ConfigError, ExperimentConfig, apply_overrides
-from metalr.harvest.plan import candidate_factors, epochs_of, estimate_cost, plan_trunks, resolved_device
+from metalr.harvest.plan import candidate_factors, epochs_of, plan_trunks, resolved_device
 
 
 def plan(**harvest: object) -> list:
@@ -94,12 +94,3 @@ def test_an_absent_gpu_is_named() -> None:
         with pytest.raises(ValueError, match="torch sees no GPU"):
             resolved_device("cuda")
         assert resolved_device("auto") == "cpu"
-
-
-def test_the_estimate_counts_runs_and_epochs() -> None:
-    from training.tiny import tiny_task, trunk_spec
-
-    specs = [trunk_spec(), trunk_spec("constant")]
-    estimate = estimate_cost(specs, lambda spec: tiny_task(), 2)
-    assert (estimate.num_runs, estimate.num_epochs) == (2, 2 * (4 + 3 * 4 + 3 * 2))
-    assert estimate.wall_time_s > 0.0
