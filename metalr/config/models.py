@@ -130,7 +130,7 @@ class TrainConfig(Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where runs train; `auto` takes the GPU where there is one."""
     step: Literal["auto", "eager", "compile", "cuda_graph"] = "auto"
-    """How a batch is trained; `auto`: `cuda_graph` (recorded once, then replayed) on a GPU, `eager` on the CPU."""
+    """How a batch is trained; `cuda_graph` records it once and replays it (GPU); `auto`: what measurement favours, now `eager`."""
     evaluate_every: PositiveInt = 1
     """Epochs from one reading of the inner validation split to the next; the last epoch is always read."""
     threads: PositiveInt = 1
@@ -240,7 +240,7 @@ class HarvestConfig(Section):
     )
     """Smallest and largest candidate as multiples of the probe's reference LR."""
     together: Literal["auto", True, False] = "auto"
-    """Whether the candidates of a fork train as one stacked network (SGD only); `auto`: on a GPU."""
+    """Whether the candidates of a fork train as one stacked network (SGD only); `auto`: where measured to pay, now nowhere."""
 
 
 class MetaTrainConfig(Section):

@@ -68,11 +68,11 @@ def run_trunk(job: Job, task: Task, on_epochs: OnEpochs | None = None) -> RunRec
 def resolved_together(wanted: bool | Literal["auto"], train: TrainConfig) -> bool:
     """Whether the branches of a trunk under `train`, its device resolved, shall train as one network.
 
-    `auto`: on a GPU, where the recipe allows it; on the CPU one after another is faster. A recipe that does
-    not allow it gives False, after a warning where `wanted` is true.
+    `auto` is False: on the CPU one after another is faster, and on a GPU nothing has been measured yet. A
+    recipe that does not allow it gives False, after a warning where `wanted` is true.
     """
     if wanted == "auto":
-        return train.device == "cuda" and reason_against_together(train) is None
+        return False
     reason = reason_against_together(train) if wanted else None
     if reason is not None:
         warnings.warn(f"harvest.together=true is ignored: {reason}", stacklevel=2)

@@ -13,13 +13,16 @@ __all__ = ["Step", "make_step", "resolved_step"]
 
 
 def resolved_step(name: str, device: str) -> str:
-    """`eager`, `compile` or `cuda_graph` for `auto` on `device` (`cpu` or `cuda`), else `name`.
+    """`eager` for `auto`, else `name`; `device` is `cpu` or `cuda`.
+
+    `auto` takes what has been measured to pay: on the CPU, compiling does not; on a GPU nothing has been
+    measured yet, so there too it is the plain step.
 
     Raises ConfigError where CUDA graphs are asked for without a GPU.
     """
     if name == "cuda_graph" and device != "cuda":
         raise ConfigError(["train.step: cuda_graph needs a GPU, and this runs on the CPU; use auto or eager"])
-    return ("cuda_graph" if device == "cuda" else "eager") if name == "auto" else name
+    return "eager" if name == "auto" else name
 
 
 def make_step(model: nn.Module, optimizer: torch.optim.Optimizer, config: TrainConfig) -> Step:

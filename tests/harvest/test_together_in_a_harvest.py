@@ -58,7 +58,7 @@ def test_who_trains_together() -> None:
         return resolved_together(value, TrainConfig.model_validate(TRAIN.model_dump() | changes))
 
     assert [wanted(value) for value in ("auto", True, False)] == [False, True, False]
-    assert [wanted(value, device="cuda") for value in ("auto", True, False)] == [True, True, False]
+    assert [wanted(value, device="cuda") for value in ("auto", True, False)] == [False, True, False]
     assert not wanted("auto", device="cuda", optimizer="adamw")
     with pytest.warns(UserWarning, match=r"harvest\.together=true is ignored: train\.optimizer=adamw"):
         assert not wanted(True, optimizer="adamw")
