@@ -146,12 +146,13 @@ def _report(summary: dict[str, Any]) -> str:
     lines = [
         "# The fast loop against the plain one",
         "",
-        f"{summary['data']}, 4,000 images at 16 px, ResNet-18 of width 8, linear from 0.1 over {EPOCHS} "
-        f"epochs; n = {len(summary['seeds'])} paired seeds (same initial weights, own order and augmentation); "
+        f"{summary['data']}, 4,000 images at 16 px, ResNet-18 of width 8, linear from 0.1. "
+        f"{EPOCHS} epochs, n = {len(summary['seeds'])} paired seeds: same initial weights, own order and augmentation. "
         f"{summary['hardware']}, one thread; commit {summary['commit']}.",
         "",
         "The same batches through both, in channels_last and contiguous: the losses of the first 5 steps "
-        f"differ by at most {max(first[:5]):.1e} of their value, of the first {len(first)} by {max(first):.1e}.",
+        f"differ by at most {max(first[:5]):.1e} of their value, of the first {len(first)} by "
+        f"{max(first):.1e}.",
         "",
         "| epoch | metalr, accuracy % on outer_valid | plain | difference, points [95 %] | p |",
         "| --- | --- | --- | --- | --- |",
