@@ -147,7 +147,7 @@ def _report(summary: dict[str, Any]) -> str:
         "# The fast loop against the plain one",
         "",
         f"{summary['data']}, 4,000 images at 16 px, ResNet-18 of width 8, linear from 0.1. "
-        f"{EPOCHS} epochs, n = {len(summary['seeds'])} paired seeds: same initial weights, own order and augmentation. "
+        f"{EPOCHS} epochs, n = {len(summary['seeds'])} paired seeds, each from the same weights. "
         f"{summary['hardware']}, one thread; commit {summary['commit']}.",
         "",
         "The same batches through both, in channels_last and contiguous: the losses of the first 5 steps "
