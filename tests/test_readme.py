@@ -173,3 +173,22 @@ def test_the_shipped_meta_dataset_is_that_of_its_recipe() -> None:
     assert {key: card["settings"][key] for key in ("name", "harvest", "control")} == {
         key: settings[key] for key in ("name", "harvest", "control")
     }
+
+
+def test_the_ablation_is_that_of_its_summary() -> None:
+    folder = ROOT / "experiments" / "results" / "improved-against-plain"
+    summary = json.loads((folder / "summary.json").read_text())
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["commit"] == summary["commit"] and not manifest["commit"].endswith("-dirty")
+    for name, expected in manifest["files"].items():
+        assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == expected, name
+    (section,) = re.findall(r"<!-- ablation:begin -->(.*?)<!-- ablation:end -->", README, re.DOTALL)
+    assert f"n = {len(summary['seeds'])} paired seeds" in section
+    lines = re.findall(r"^\|.*", section, re.MULTILINE)[2:]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    assert [row[0] for row in rows] == [entry["row"] for entry in summary["rows"]]
+    for (_, accuracy, difference, *_rest), entry in zip(rows, summary["rows"], strict=True):
+        found = entry["test_accuracy_pct"]
+        assert accuracy == f"{found['mean']:.1f} ± {found['sd']:.1f}"
+        if "paired" in entry:
+            assert difference == f"{entry['paired']['difference_pp']['mean']:+.1f}"
