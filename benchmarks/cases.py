@@ -25,6 +25,7 @@ from metalr.training.live_run import start_or_resume
 __all__ = [
     "ARCHITECTURE",
     "Case",
+    "StepName",
     "cases_of",
     "live_run",
     "make_controller",
@@ -35,6 +36,7 @@ __all__ = [
     "synthetic_task",
 ]
 
+StepName = Literal["auto", "eager", "cuda_graph", "compile"]
 NUM_CLASSES = 10
 MANY_EPOCHS = 1_000
 """A budget that no benchmark spends, so that no schedule runs past its end."""
@@ -138,7 +140,9 @@ def make_controller(learner: str = "lstm") -> LearnedController:
     return LearnedController(make_members(learner), ARCHITECTURE["log_offsets"])
 
 
-def live_run(case: Case, task: Task, folder: Path, *, channels_last: bool) -> LiveRun:
+def live_run(
+    case: Case, task: Task, folder: Path, *, channels_last: bool, step: StepName = "auto"
+) -> LiveRun:
     """A real run under MetaLR before its first epoch, the probe already paid.
 
     Args:
@@ -146,6 +150,7 @@ def live_run(case: Case, task: Task, folder: Path, *, channels_last: bool) -> Li
         task: Of `synthetic_task`.
         folder: An empty directory.
         channels_last: Layout of images and weights.
+        step: How a batch is trained.
     """
     controller = make_controller()
     train = TrainConfig(
@@ -154,6 +159,7 @@ def live_run(case: Case, task: Task, folder: Path, *, channels_last: bool) -> Li
         dtype=case.dtype,
         channels_last=channels_last,
         device=case.device,
+        step=step,
         threads=case.threads,
     )
     spec = RunSpec(

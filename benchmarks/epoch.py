@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
+from benchmarks.attempts import synchronise
 from benchmarks.cases import Case, cases_of, live_run, synthetic_task
 from benchmarks.floor import best_variant, floor_subject
 from benchmarks.measurement import Goal, Measurement, Rounds, Row, Subject, measure, paired_ratio
@@ -33,18 +35,20 @@ def measure_epoch(settings: Settings, num_loaders: int = NUM_LOADERS) -> list[Ro
 
 def _measure_case(case: Case, settings: Settings, folder: Path, num_loaders: int) -> list[Row]:
     task = synthetic_task(case)
-    best = best_variant(case, task, settings.floor_steps, min(3, settings.rounds))
+    best = best_variant(case, task, settings.floor_steps, min(2, settings.rounds))
     training = live_run(case, task, folder, channels_last=best.channels_last).training
+    floor_steps = -(-training.steps_per_epoch // 2)  # half an epoch: every step of the floor costs the same
+    people = replace(case, num_images=min(settings.people_images, case.num_images))
     subjects: dict[str, Subject] = {
-        "floor": floor_subject(case, task, best, training.steps_per_epoch),
+        "floor": floor_subject(case, task, best, floor_steps),
         "epoch": epoch_subject(training),
-        "people": people_subject(case, task, num_loaders),
+        "people": people_subject(people, synthetic_task(people), num_loaders),
     }
     rounds = measure(subjects, settings.rounds)
     images = {
-        "floor": training.steps_per_epoch * case.batch_size,
+        "floor": floor_steps * case.batch_size,
         "epoch": training.steps_per_epoch * case.batch_size,
-        "people": case.num_images // case.batch_size * case.batch_size,
+        "people": people.num_images // case.batch_size * case.batch_size,
     }
     notes = {
         "floor": f"{best}",
@@ -60,6 +64,7 @@ def epoch_subject(training: Training) -> Subject:
     def epoch() -> Mapping[str, float]:
         torch.set_num_threads(training.config.threads)
         result = train_epoch(training)
+        synchronise(training.device.type)
         return {"train": result.train_s, "eval": result.eval_s, "control": result.control_s}
 
     return epoch

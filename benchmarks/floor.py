@@ -7,19 +7,21 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from benchmarks.attempts import Maker, attempt, synchronise, with_remarks
 from benchmarks.cases import Case, cases_of, ready_batch, synthetic_task
 from benchmarks.measurement import Measurement, Row, Subject, measure
 from benchmarks.settings import Settings
 from metalr.tasks import Task
 
-__all__ = ["VARIANTS", "Variant", "best_variant", "floor_subject", "measure_floor", "reason_of"]
+__all__ = ["VARIANTS", "Variant", "best_variant", "floor_subject", "measure_floor"]
 
 Optimizer = Literal["plain", "foreach", "fused"]
 LR = 1e-3
@@ -64,8 +66,7 @@ def floor_subject(case: Case, task: Task, variant: Variant, num_steps: int) -> S
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
-        if case.device == "cuda":
-            torch.cuda.synchronize()
+        synchronise(case.device)
 
     return steps
 
@@ -82,7 +83,17 @@ def _optimizer(model: nn.Module, variant: Variant) -> torch.optim.Optimizer:
 
 
 def _compiled(model: nn.Module, case: Case) -> Callable[[Tensor], Tensor]:
-    return torch.compile(model, mode="reduce-overhead" if case.device == "cuda" else "default")
+    if case.device == "cpu":
+        return torch.compile(model)
+    compiled = torch.compile(model, mode="reduce-overhead")
+
+    def forward(images_BCHW: Tensor) -> Tensor:
+        # Torch guesses where a step begins only until anyone, here metalr's own loop, has told it once.
+        torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
+        logits: Tensor = compiled(images_BCHW)
+        return logits
+
+    return forward
 
 
 def best_variant(case: Case, task: Task, num_steps: int, rounds: int) -> Variant:
@@ -106,28 +117,18 @@ def _rows_of(case: Case, settings: Settings) -> list[Row]:
     subjects = {
         str(variant): floor_subject(case, task, variant, settings.floor_steps) for variant in VARIANTS
     }
-    failures: list[str] = []
+    failed: dict[str, str] = {}
     if settings.compile:
-        compiled, failures = _compiled_subjects(case, task, settings.floor_steps)
-        subjects |= compiled
-    return _marked(case, _speeds(case, settings, subjects), failures)
+        compiled = attempt(_compiled_makers(case, task, settings.floor_steps), case.device, needed=False)
+        subjects |= compiled.subjects
+        failed = compiled.failed
+    return with_remarks(_marked(case, _speeds(case, settings, subjects)), failed)
 
 
-def _compiled_subjects(case: Case, task: Task, num_steps: int) -> tuple[dict[str, Subject], list[str]]:
-    """The compiled variants that work, and why the others do not."""
+def _compiled_makers(case: Case, task: Task, num_steps: int) -> dict[str, Maker]:
     torch._dynamo.reset()  # it gives up on a function after a few networks
-    subjects: dict[str, Subject] = {}
-    failures: list[str] = []
-    for channels_last in (False, True):
-        variant = Variant(channels_last, "fused", compiled=True)
-        try:
-            subject = floor_subject(case, task, variant, num_steps)
-            subject()
-        except Exception as error:  # no compiler, or one that fails: torch raises anything
-            failures.append(f"{variant}: does not work here ({reason_of(error)})")
-        else:
-            subjects[str(variant)] = subject
-    return subjects, failures
+    variants = [Variant(channels_last, "fused", compiled=True) for channels_last in (False, True)]
+    return {str(variant): partial(floor_subject, case, task, variant, num_steps) for variant in variants}
 
 
 def _speeds(case: Case, settings: Settings, subjects: dict[str, Subject]) -> list[Measurement]:
@@ -136,18 +137,9 @@ def _speeds(case: Case, settings: Settings, subjects: dict[str, Subject]) -> lis
     return [rounds.per_second(label, amount, label, "images/s") for label in subjects]
 
 
-def _marked(case: Case, speeds: Sequence[Measurement], failures: list[str]) -> list[Row]:
+def _marked(case: Case, speeds: Sequence[Measurement]) -> list[Row]:
     best = max(speeds, key=lambda speed: speed.median)
-    rows = [
+    return [
         Row(f"The bare floor: {case}", speed, note="the best here" if speed is best else "")
         for speed in speeds
     ]
-    if failures:
-        rows[-1] = replace(rows[-1], note="; ".join(filter(None, [rows[-1].note, *failures])))
-    return rows
-
-
-def reason_of(error: BaseException) -> str:
-    """What went wrong in one line of at most 160 characters."""
-    words = " ".join(str(error).split()) or "no message"
-    return f"{type(error).__name__}: {words}"[:160]

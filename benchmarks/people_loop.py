@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from benchmarks.attempts import synchronise
 from benchmarks.cases import Case
 from benchmarks.measurement import Subject
 from metalr.tasks import Task
@@ -87,5 +88,6 @@ def people_subject(case: Case, task: Task, num_loaders: int = NUM_LOADERS) -> Su
             optimizer.step()
             running_loss += loss.item()
             correct += int((outputs.argmax(dim=1) == targets).sum().item())
+        synchronise(case.device)
 
     return epoch

@@ -18,7 +18,7 @@ from benchmarks.settings import Settings
 from metalr.provenance import git_commit, hardware
 from metalr.training import package_versions
 
-__all__ = ["format_number", "format_table", "machine", "report_of", "unquiet"]
+__all__ = ["format_goals", "format_number", "format_table", "machine", "report_of", "unquiet"]
 
 HEADINGS = ("what", "median", "quartiles", "n", "goal", "reached")
 BUSY_LOAD = 0.5
@@ -68,6 +68,18 @@ def _aligned(texts: Sequence[str], widths: Sequence[int]) -> str:
     return "  ".join([f"  {first}", *others]).rstrip()
 
 
+def format_goals(rows: Sequence[Row]) -> str:
+    """How many rows are below their goal, then every row that has one, the missed ones first."""
+    goals = sorted((row for row in rows if row.goal is not None), key=lambda row: row.reached is True)
+    missed = sum(row.reached is False for row in goals)
+    lines = [f"{len(rows)} rows, {missed} below their goal"]
+    for row in goals:
+        found = row.measurement
+        figure = f"{format_number(found.median)} {found.unit}, {row.goal}"
+        lines.append(f"  {'reached' if row.reached else 'MISSED '}  {row.group}: {found.name}: {figure}")
+    return "\n".join(lines)
+
+
 def machine() -> dict[str, Any]:
     """What the figures were measured on: processor, cores, load, commit, versions, time."""
     return {
@@ -76,6 +88,7 @@ def machine() -> dict[str, Any]:
         "versions": package_versions() | _version_of("numpy", "torchvision"),
         "hardware": hardware("cpu"),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "cuda": torch.version.cuda,
         "processor": _processor(),
         "system": platform.platform(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),

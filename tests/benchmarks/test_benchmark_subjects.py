@@ -41,7 +41,14 @@ from metalr.training import RunStore, train_epoch
 TINY = Settings(
     **QUICK
     | {"image_sizes": (8,), "batch_size": 8, "num_images": 24, "num_inner_valid": 8, "rounds": 1}
-    | {"floor_steps": 1, "run_images": 64, "decisions": 3, "memory_runs": 12}
+    | {
+        "people_images": 24,
+        "fork_images": 24,
+        "floor_steps": 1,
+        "run_images": 64,
+        "decisions": 3,
+        "memory_runs": 12,
+    }
 )
 CASE = cases_of(TINY)[0]
 SMALL_FLAGS = ["--image-sizes", "8", "--batch-size", "8", "--num-images", "24", "--rounds", "1"]
