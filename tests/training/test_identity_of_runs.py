@@ -53,17 +53,17 @@ def test_a_later_setting_that_differs_from_then_changes_the_id(changes: dict[str
     assert spec.model_copy(update={"train": train}).run_id != spec.run_id
 
 
-@pytest.mark.parametrize(("device", "step"), [("cpu", "eager"), ("cuda", "eager")])
-def test_a_spec_holds_how_its_batches_are_trained(device: str, step: str) -> None:
-    """`auto` is what the device gets now; a record from before the setting was made by plain steps."""
+@pytest.mark.parametrize(("step", "resolved"), [("auto", "eager"), ("cuda_graph", "cuda_graph")])
+def test_a_spec_holds_how_its_batches_are_trained(step: str, resolved: str) -> None:
+    """`auto` is resolved; a record from before the setting was made by plain steps."""
     values = json.loads(FIRST_SPECS[0].read_text())
-    values["train"] |= {"device": device}
+    values["train"] |= {"device": "cuda"}
     before = RunSpec.model_validate(values)
     assert before.train.step == "eager"
-    now = RunSpec.model_validate(values | {"train": values["train"] | {"step": "auto"}})
-    made = RunSpec(**(dict(before) | {"train": before.train.model_copy(update={"step": "auto"})}))
-    assert (now.train.step, made.train.step) == (step, step)
-    assert (now.run_id == before.run_id) == (device == "cpu")
+    now = RunSpec.model_validate(values | {"train": values["train"] | {"step": step}})
+    made = RunSpec(**(dict(before) | {"train": before.train.model_copy(update={"step": step})}))
+    assert (now.train.step, made.train.step) == (resolved, resolved)
+    assert (now.run_id == before.run_id) == (resolved == "eager")
     assert made == now
 
 
