@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -48,31 +49,38 @@ class ProbeCurve:
         smoothed: np.ndarray = (weights @ np.asarray(self.losses)) / weights.sum(axis=1)
         return smoothed
 
-    @property
+    @cached_property
+    def _smooth(self) -> np.ndarray:
+        # A curve never changes, and a decision reads it some twenty times.
+        smoothed = self.smoothed()
+        smoothed.setflags(write=False)
+        return smoothed
+
+    @cached_property
     def lowest_lr(self) -> float:
         """The LR at the lowest smoothed loss."""
-        return self.lrs[int(np.argmin(self.smoothed()))]
+        return self.lrs[int(np.argmin(self._smooth))]
 
-    @property
+    @cached_property
     def edge_lr(self) -> float:
         """The edge of stability: the first LR past the lowest smoothed loss that is above the initial one.
 
         The last LR of the ramp where there is none.
         """
-        smoothed = self.smoothed()
+        smoothed = self._smooth
         lowest = int(np.argmin(smoothed))
         above = np.flatnonzero(smoothed[lowest:] > self.initial_loss)
         return self.lrs[lowest + int(above[0])] if len(above) else self.lrs[-1]
 
-    @property
+    @cached_property
     def steepest_lr(self) -> float:
         """The LR up to the edge where the smoothed loss falls fastest in log LR."""
         end = self.lrs.index(self.edge_lr) + 1
         if end < 2:
             return self.lrs[0]
-        return self.lrs[int(np.argmin(np.gradient(self.smoothed()[:end], np.log(self.lrs[:end]))))]
+        return self.lrs[int(np.argmin(np.gradient(self._smooth[:end], np.log(self.lrs[:end]))))]
 
-    @property
+    @cached_property
     def reference_lr(self) -> float:
         """What candidates and features are relative to: a guess at the best peak, good to a factor of ten."""
         return REFERENCE_FRACTION * self.edge_lr
@@ -86,7 +94,7 @@ class ProbeCurve:
             return 0.0
         if lr > self.lrs[-1]:
             return math.inf if self.exploded else None
-        return float(np.interp(math.log(lr), np.log(self.lrs), self.smoothed())) - self.initial_loss
+        return float(np.interp(math.log(lr), np.log(self.lrs), self._smooth)) - self.initial_loss
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON; `reference_lr` and what it is made from are added for readers."""
