@@ -192,3 +192,37 @@ def test_the_ablation_is_that_of_its_summary() -> None:
         assert accuracy == f"{found['mean']:.1f} ± {found['sd']:.1f}"
         if "paired" in entry:
             assert difference == f"{entry['paired']['difference_pp']['mean']:+.1f}"
+
+
+CASES = ("width 8, 16 px", "width 8, 32 px", "width 16, 16 px", "width 16, 32 px")
+SPEED_ROWS = {
+    "epoch against the bare floor, 1 thread": ("The whole epoch: {}, 1 thread", "epoch / floor"),
+    "epoch against the usual DataLoader loop, 1 thread": (
+        "The whole epoch: {}, 1 thread",
+        "epoch / people's loop",
+    ),
+    "the same, 2 threads": ("The whole epoch: {}, 2 threads", "epoch / people's loop"),
+    "observing and deciding, % of the epoch": (
+        "Control: {}, 1 thread",
+        "observing and deciding, share of the epoch",
+    ),
+    "snapshot, fork, restore, % of the epoch": (
+        "Control: {}, 1 thread",
+        "snapshot, fork, restore, share of the epoch",
+    ),
+}
+
+
+def test_the_speed_is_that_of_the_committed_benchmark() -> None:
+    bench = json.loads((ROOT / "experiments" / "results" / "bench" / "bench.json").read_text())
+    assert not bench["machine"]["commit"].endswith("-dirty")
+    medians = {(row["group"], row["name"]): row["median"] for row in bench["rows"]}
+    (section,) = re.findall(r"<!-- speed:begin -->(.*?)<!-- speed:end -->", README, re.DOTALL)
+    header, _, *lines = re.findall(r"^\|.*", section, re.MULTILINE)
+    assert tuple(cell.strip() for cell in header.strip("|").split("|"))[1:] == CASES
+    rows = {
+        name: values for name, *values in ([c.strip() for c in line.strip("|").split("|")] for line in lines)
+    }
+    assert set(rows) == set(SPEED_ROWS)
+    for label, (group, name) in SPEED_ROWS.items():
+        assert rows[label] == [f"{medians[group.format(case), name]:.2f}" for case in CASES], label

@@ -154,8 +154,8 @@ def _report(summary: dict[str, Any]) -> str:
         f"{summary['hardware']}, one thread; commit {summary['commit']}.",
         "",
         f"The same batches through both: over {NUM_FIRST_STEPS} steps the losses differ by at most "
-        f"{max(first['contiguous']):.1e} of their value in the same memory layout. In channels_last, whose sums "
-        f"run in another order, by {first['channels_last'][1]:.1e} at the second step and up to "
+        f"{max(first['contiguous']):.1e} of their value in the same memory layout. In channels_last, whose "
+        f"sums run in another order, by {first['channels_last'][1]:.1e} at the second step and up to "
         f"{max(first['channels_last']):.1e} later, as any rounding does at this LR.",
         "",
         "| epoch | metalr, accuracy % on outer_valid | plain | difference, points [95 %] | p |",
