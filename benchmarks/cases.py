@@ -60,6 +60,20 @@ class Case:
     device: Literal["cpu", "cuda"]
     dtype: Literal["float32", "bfloat16"]
 
+    def train_config(
+        self, epochs: int, step: Literal["auto", "eager", "compile", "cuda_graph"], *, channels_last: bool
+    ) -> TrainConfig:
+        """The recipe of this case over so many epochs, its batches trained by `step`."""
+        return TrainConfig(
+            epochs=epochs,
+            batch_size=self.batch_size,
+            dtype=self.dtype,
+            channels_last=channels_last,
+            device=self.device,
+            step=step,
+            threads=self.threads,
+        )
+
     def __str__(self) -> str:
         where = f"{self.threads} thread{'s' if self.threads > 1 else ''}" if self.device == "cpu" else "cuda"
         dtype = ", bf16" if self.dtype == "bfloat16" else ""
@@ -153,15 +167,7 @@ def live_run(
         step: How a batch is trained.
     """
     controller = make_controller()
-    train = TrainConfig(
-        epochs=MANY_EPOCHS,
-        batch_size=case.batch_size,
-        dtype=case.dtype,
-        channels_last=channels_last,
-        device=case.device,
-        step=step,
-        threads=case.threads,
-    )
+    train = case.train_config(MANY_EPOCHS, step, channels_last=channels_last)
     spec = RunSpec(
         task=task.config,
         train=train,

@@ -15,7 +15,7 @@ from benchmarks.attempts import attempt, with_remarks
 from benchmarks.cases import Case, StepName, cases_of, synthetic_task
 from benchmarks.measurement import Goal, Measurement, Rounds, Row, measure, paired_ratio
 from benchmarks.settings import Settings
-from metalr.config import ControlConfig, TrainConfig
+from metalr.config import ControlConfig
 from metalr.control import ProbeCurve
 from metalr.harvest.branching import fork
 from metalr.tasks import Task
@@ -91,15 +91,7 @@ def forked_run(
     """
     probe = ProbeCurve((1e-3, 1e-2, 1e-1), (2.3, 2.2, 2.1), 2.3, False, 3)
     factors = (np.geomspace(*PEAK_LRS, num_candidates) / probe.reference_lr).tolist()
-    train = TrainConfig(
-        epochs=EPOCHS,
-        batch_size=case.batch_size,
-        dtype=case.dtype,
-        channels_last=True,
-        device=case.device,
-        step=step,
-        threads=case.threads,
-    )
+    train = case.train_config(EPOCHS, step, channels_last=True)
     spec = RunSpec(
         task=task.config,
         train=train,

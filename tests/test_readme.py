@@ -226,3 +226,7 @@ def test_the_speed_is_that_of_the_committed_benchmark() -> None:
     assert set(rows) == set(SPEED_ROWS)
     for label, (group, name) in SPEED_ROWS.items():
         assert rows[label] == [f"{medians[group.format(case), name]:.2f}" for case in CASES], label
+    control = json.loads((ROOT / "experiments" / "results" / "bench" / "control.json").read_text())
+    assert not control["machine"]["commit"].endswith("-dirty")
+    decisions = {row["name"].split(",")[0]: row["median"] for row in control["rows"] if row["unit"] == "ms"}
+    assert f"{decisions['mlp']:.2f} ms (MLP) or {decisions['lstm']:.2f} ms (LSTM)" in section

@@ -30,14 +30,18 @@ class Schedule:
         if self.interval == "step":
             self.scheduler.step()
 
-    def after_epoch(self, observation: Observation) -> None:
-        """Tell the schedule that an epoch ended, and what it showed, where it cares to know."""
+    def after_epoch(self, observation: Observation, *, is_fresh: bool = True) -> None:
+        """Tell the schedule that an epoch ended, and what it showed, where it cares to know.
+
+        An epoch that was not evaluated (`is_fresh=False`) only moves it on, unless its loss was lost.
+        """
+        is_told = is_fresh or not observation.is_finite
         if isinstance(self.scheduler, ReduceLROnPlateau):
-            if observation.inner_valid_loss is not None:
+            if is_told and observation.inner_valid_loss is not None:
                 self.scheduler.step(observation.inner_valid_loss)
             return
         observe = getattr(self.scheduler, "observe", None)
-        if observe is not None:
+        if observe is not None and is_told:
             observe(observation)
         self.scheduler.step()
 

@@ -16,7 +16,6 @@ from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from metalr.config import TrainConfig
 from metalr.control import Observation, Schedule, equivalent_peak
@@ -110,18 +109,10 @@ def train_epoch(training: Training, *, observe: bool = True) -> EpochResult:
     mean_lr = sum(lrs) / len(lrs)
     measured |= {"lr": mean_lr, "peak_lr": _equivalent_peak(training, mean_lr)}
     observation = Observation.from_measurements(training.epoch + 1, measured)
-    _tell(training.schedule, observation, is_fresh=is_evaluated or not observe)
+    training.schedule.after_epoch(observation, is_fresh=is_evaluated or not observe)
     training.epoch += 1
     decided = time.perf_counter()
     return EpochResult(observation, lrs, trained - started, evaluated - trained, decided - evaluated)
-
-
-def _tell(schedule: Schedule, observation: Observation, *, is_fresh: bool) -> None:
-    """End the schedule's epoch; one without an evaluation only moves it on, unless the loss was lost."""
-    if is_fresh or not observation.is_finite:
-        schedule.after_epoch(observation)
-    elif not isinstance(schedule.scheduler, ReduceLROnPlateau):  # which has nothing to move on by
-        schedule.scheduler.step()
 
 
 def step_of(training: Training) -> Step:

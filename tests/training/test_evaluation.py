@@ -9,10 +9,9 @@ import pytest
 from training.tiny import TRAIN, job_of, rule_controller, tiny_spec, tiny_task, without_times
 
 from metalr.config import TrainConfig
-from metalr.control import Observation
+from metalr.control import Observation, Schedule
 from metalr.training import train_run
 from metalr.training.evaluation import last_evaluated
-from metalr.training.loop import _tell
 
 
 def config_of(every: int, epochs: int = 7) -> TrainConfig:
@@ -57,14 +56,13 @@ def test_the_learned_controller_holds_between_evaluations(tmp_path: Path) -> Non
 
 
 class _Heard:
-    """A schedule that notes what it is told."""
+    """A scheduler that notes what it is told, and how often it is moved on."""
 
     def __init__(self) -> None:
         self.heard: list[int] = []
         self.moved = 0
-        self.scheduler = self
 
-    def after_epoch(self, observation: Observation) -> None:
+    def observe(self, observation: Observation) -> None:
         self.heard.append(observation.epoch)
 
     def step(self) -> None:
@@ -72,8 +70,9 @@ class _Heard:
 
 
 def test_a_lost_loss_is_told_at_once() -> None:
-    schedule: Any = _Heard()
-    _tell(schedule, Observation(epoch=1, is_finite=True), is_fresh=False)
-    _tell(schedule, Observation(epoch=2, is_finite=False), is_fresh=False)
-    _tell(schedule, Observation(epoch=3, is_finite=True), is_fresh=True)
-    assert (schedule.heard, schedule.moved) == ([2, 3], 1)
+    scheduler: Any = _Heard()
+    schedule = Schedule(scheduler, "epoch")
+    schedule.after_epoch(Observation(epoch=1, is_finite=True), is_fresh=False)
+    schedule.after_epoch(Observation(epoch=2, is_finite=False), is_fresh=False)
+    schedule.after_epoch(Observation(epoch=3, is_finite=True), is_fresh=True)
+    assert (scheduler.heard, scheduler.moved) == ([2, 3], 3)
