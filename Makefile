@@ -9,6 +9,7 @@ PYTHON ?= python3
 
 BIN := .venv/bin
 STAMP := .venv/.installed
+EXTRAS := dev,peers,dashboard,notebooks
 OVERRIDES = $(SET) $(if $(DATA),"data.dir='$(DATA)'")
 SETTINGS = "$(RECIPE)" $(OVERRIDES)
 PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check
@@ -78,12 +79,12 @@ $(STAMP): setup.cfg constraints-py311.txt
 		echo "$(PYTHON) has no venv module: install it (Debian, Ubuntu: apt install python3-venv)"; exit 1; }
 	@echo "Setting up .venv: PyTorch, metalr and its tools, up to 5 GB to fetch. This takes some minutes, once."
 	@$(PYTHON) -m venv .venv
-	@if $(PIP_INSTALL) -c constraints-py311.txt -e '.[dev]' > .venv/install.log 2>&1; then :; \
+	@if $(PIP_INSTALL) -c constraints-py311.txt -e '.[$(EXTRAS)]' > .venv/install.log 2>&1; then :; \
 	elif $(BIN)/python -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))'; then \
 		tail -n 15 .venv/install.log; echo "Setting up .venv failed; the whole log is .venv/install.log"; exit 1; \
 	else \
 		echo "The pins for Python 3.11 do not resolve on $$($(BIN)/python -V): taking the newest versions."; \
-		$(PIP_INSTALL) -e '.[dev]' > .venv/install.log 2>&1 || { \
+		$(PIP_INSTALL) -e '.[$(EXTRAS)]' > .venv/install.log 2>&1 || { \
 			tail -n 15 .venv/install.log; echo "Setting up .venv failed; the whole log is .venv/install.log"; exit 1; }; \
 	fi
 	@touch $(STAMP)

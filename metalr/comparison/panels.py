@@ -28,6 +28,13 @@ PALETTE: Mapping[str, str] = {
     "greedy": "#C06A3C",
     "explore": "#7A8691",
     "find": "#A653B5",
+    "schedule-free-sgd": "#2E8B8B",
+    "schedule-free-adamw": "#6F7FBF",
+    "prodigy": "#B5793B",
+    "dadapt-sgd": "#8F8F3C",
+    "dog": "#94729C",
+    "mechanic-sgd": "#5A8FA0",
+    "hypergradient-sgd": "#B56A72",
     "metalr-mlp": "#DB5A00",
     "metalr-lstm": "#C2619B",
 }
@@ -54,6 +61,8 @@ DASHES: Mapping[str, Any] = {
         (
             *("exponential", "inverse_time", "polynomial", "restarts", "cyclical", "one_cycle"),
             *("plateau", "wsd", "rex", "greedy", "explore", "find"),
+            *("schedule-free-sgd", "schedule-free-adamw", "prodigy", "dadapt-sgd", "dog", "mechanic-sgd"),
+            "hypergradient-sgd",
         )
     )
 }
@@ -62,7 +71,9 @@ DASHES: Mapping[str, Any] = {
 MARKERS: Mapping[str, str] = {
     "constant": "s", "step": "^", "exponential": "<", "inverse_time": ">", "polynomial": "p", "linear": "v",
     "cosine": "D", "restarts": "d", "cyclical": "X", "one_cycle": "*", "plateau": "h", "wsd": "H", "rex": "8",
-    "greedy": "1", "explore": "x", "find": "2", "metalr-mlp": "o", "metalr-lstm": "P",
+    "greedy": "1", "explore": "x", "find": "2", "schedule-free-sgd": "3",
+    "schedule-free-adamw": "4", "prodigy": "+", "dadapt-sgd": "|", "dog": "_", "mechanic-sgd": ".", "hypergradient-sgd": ",",
+    "metalr-mlp": "o", "metalr-lstm": "P",
 }  # fmt: skip
 """Marker of each method."""
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from metalr.config.peers import OptimizerName, PeerName
 from metalr.config.schedules import ScheduleName, SchedulesConfig
 from metalr.config.section import LR, Count, Fraction, PositiveInt, Section, Seed
 
@@ -33,8 +34,8 @@ __all__ = [
     "WandbConfig",
 ]
 
-MethodName = Literal[ScheduleName, "find", "metalr-mlp", "metalr-lstm"]
-"""Who may set the LR: the schedules, the LR finder + cosine, the learned controllers."""
+MethodName = Literal[ScheduleName, "find", PeerName, "metalr-mlp", "metalr-lstm"]
+"""Who may set the LR: the schedules, the LR finder + cosine, the peers, the learned controllers."""
 StrategyName = Literal[MethodName, "metalr"]
 """A method, or `metalr` for the learned controller of `DEFAULT_METHOD`."""
 DEFAULT_METHOD: MethodName = "metalr-lstm"
@@ -103,8 +104,8 @@ class TrainConfig(Section):
     """Images per optimizer step; a last partial batch is dropped."""
     lr: LR = 0.01
     """Initial learning rate, where `compare` and `harvest` name none of their own."""
-    optimizer: Literal["sgd", "adamw", "adam"] = "sgd"
-    """`adamw` decays weights apart from the gradient (arXiv 1711.05101); `adam` adds the decay to it."""
+    optimizer: OptimizerName = "sgd"
+    """`adamw` decays weights apart from the gradient (arXiv 1711.05101), `adam` adds the decay to it; the others are the peers'."""
     momentum: Fraction = 0.9
     """SGD's momentum; Adam's beta1."""
     beta2: Fraction = 0.999
@@ -282,7 +283,9 @@ class CompareConfig(Section):
     ]  # fmt: skip
     """Who takes part."""
     initial_lrs: Annotated[list[LR], Field(min_length=1)] | None = [0.001, 0.01, 0.1, 1.0]
-    """Initial LRs of the cells, and the grid on which the baselines are tuned; null takes train.lr."""
+    """Initial LRs of the cells; null takes train.lr."""
+    tuning_lrs: Annotated[list[LR], Field(min_length=1)] | None = None
+    """LRs at which hand schedules and peers run so that outer_valid can tune them, beside those of the cells."""
     budgets: Annotated[list[PositiveInt], Field(min_length=1)] | None = None
     """Budgets of the cells in epochs; null takes train.epochs."""
     seeds: Annotated[list[Seed], Field(min_length=1)] = [0, 1, 2, 3, 4, 5]
@@ -294,7 +297,7 @@ class CompareConfig(Section):
 
     @model_validator(mode="after")
     def _nothing_twice(self) -> CompareConfig:
-        for name in ("methods", "initial_lrs", "budgets", "seeds"):
+        for name in ("methods", "initial_lrs", "tuning_lrs", "budgets", "seeds"):
             values = getattr(self, name)
             if values is not None and len(set(values)) < len(values):
                 raise ValueError(f"{name}={values} holds a value twice")
