@@ -22,6 +22,7 @@ from metalr.stages import comparison_specs, controllers_of, start_stage_tracking
 from metalr.tasks import Task, make_task
 from metalr.training import RunStore, apply_freezing, make_optimizer, training_loss
 from metalr.training.artifacts import write_atomically, write_json
+from metalr.training.layout import resolved_layout
 from metalr.training.loop import epoch_generator, seeded
 from metalr.training.tracking import log_run_record
 
@@ -101,7 +102,7 @@ def lr_find(config: ExperimentConfig, display: Display) -> list[Path]:
         raise ConfigError([f"train.batch_size: {problem}"])
     torch.set_num_threads(config.train.threads)
     model = task.make_model(seed)
-    if config.train.channels_last:
+    if resolved_layout(config.train.channels_last, config.task, device.type, config.train.threads):
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = make_optimizer(model, config.train)
     apply_freezing(model, config.train, epoch=0)

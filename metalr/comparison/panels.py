@@ -72,8 +72,8 @@ MARKERS: Mapping[str, str] = {
     "constant": "s", "step": "^", "exponential": "<", "inverse_time": ">", "polynomial": "p", "linear": "v",
     "cosine": "D", "restarts": "d", "cyclical": "X", "one_cycle": "*", "plateau": "h", "wsd": "H", "rex": "8",
     "greedy": "1", "explore": "x", "find": "2", "schedule-free-sgd": "3",
-    "schedule-free-adamw": "4", "prodigy": "+", "dadapt-sgd": "|", "dog": "_", "mechanic-sgd": ".", "hypergradient-sgd": ",",
-    "metalr-mlp": "o", "metalr-lstm": "P",
+    "schedule-free-adamw": "4", "prodigy": "+", "dadapt-sgd": "|", "dog": "_",
+    "mechanic-sgd": ".", "hypergradient-sgd": ",", "metalr-mlp": "o", "metalr-lstm": "P",
 }  # fmt: skip
 """Marker of each method."""
 

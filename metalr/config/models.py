@@ -126,8 +126,8 @@ class TrainConfig(Section):
     """Largest allowed gradient norm; null does not clip."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Arithmetic of forward and backward; `bfloat16` is autocast, weights stay float32."""
-    channels_last: bool = False
-    """Memory layout of images and convolution weights."""
+    channels_last: bool | Literal["auto"] = "auto"
+    """Memory layout of images and convolution weights; `auto`: what measurement favours for network, device and threads."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where runs train; `auto` takes the GPU where there is one."""
     step: Literal["auto", "eager", "compile", "cuda_graph"] = "auto"

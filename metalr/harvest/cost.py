@@ -87,7 +87,7 @@ def _pace_of(spec: RunSpec, task: Task) -> _Pace:
     sample = min(SAMPLE_STEPS, max(1, len(task.splits["train"].labels_B) // spec.train.batch_size))
     torch.set_num_threads(spec.train.threads)
     model = task.make_model(spec.seed)
-    if spec.train.channels_last:
+    if spec.train.channels_last is True:
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = make_optimizer(model, spec.train)
     schedule = make_schedule("constant", optimizer, spec.train.epochs, sample)

@@ -36,7 +36,7 @@ def evaluate(model: nn.Module, task: Task, split: str, config: TrainConfig) -> E
     correct = torch.zeros_like(loss)
     for start in range(0, total, EVAL_BATCH):
         images_BCHW, labels_B = task.eval_batch(split, start, min(start + EVAL_BATCH, total))
-        if config.channels_last:
+        if config.channels_last is True:
             images_BCHW = images_BCHW.contiguous(memory_format=torch.channels_last)
         with torch.autocast(images_BCHW.device.type, torch.bfloat16, enabled=config.dtype == "bfloat16"):
             logits = model(images_BCHW).float()

@@ -128,7 +128,7 @@ class _Recording:
         self, model: nn.Module, config: TrainConfig, images_BCHW: Tensor, labels_B: Tensor, record: Recorder
     ) -> None:
         self._model, self._config = model, config
-        layout = torch.channels_last if config.channels_last else torch.preserve_format
+        layout = torch.channels_last if config.channels_last is True else torch.preserve_format
         self._images_BCHW = images_BCHW.clone(memory_format=layout)
         self._labels_B = labels_B.clone()
         self._own = make_optimizer(model, config)

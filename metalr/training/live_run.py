@@ -93,7 +93,7 @@ def start_or_resume(
     device = torch.device(spec.train.device)
     state = load_latest_checkpoint(folder, device)
     model = task.make_model(spec.seed)
-    if spec.train.channels_last:
+    if spec.train.channels_last is True:
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = make_optimizer(model, spec.train)
     apply_freezing(model, spec.train, epoch=0)  # the probe sees what the first epoch will train

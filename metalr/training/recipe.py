@@ -35,7 +35,7 @@ def training_loss(
     model: Callable[[Tensor], Any], images_BCHW: Tensor, labels_B: Tensor, config: TrainConfig
 ) -> Tensor:
     """The scalar training loss of a batch: cross-entropy with label smoothing, in the recipe's arithmetic."""
-    if config.channels_last:
+    if config.channels_last is True:
         images_BCHW = images_BCHW.contiguous(memory_format=torch.channels_last)
     with torch.autocast(images_BCHW.device.type, torch.bfloat16, enabled=config.dtype == "bfloat16"):
         logits = model(images_BCHW)

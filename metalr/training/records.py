@@ -14,11 +14,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_serializer, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_serializer,
+    field_validator,
+    model_validator,
+)
 
 from metalr.config import ControlConfig, ProbeConfig, SchedulesConfig, TaskConfig, TrainConfig, run_id
 from metalr.config.models import MethodName, Seed
 from metalr.training.artifacts import ArtifactError, read_json, read_json_lines, write_json
+from metalr.training.layout import resolved_layout
 from metalr.training.step import resolved_step
 
 __all__ = [
@@ -94,7 +103,7 @@ class RunSpec(_Frozen):
     schema_version: Literal[1] = SCHEMA_VERSION
     task: TaskConfig
     train: TrainConfig
-    """`train.epochs` is the budget, `train.lr` the initial LR, `device` and `step` are resolved."""
+    """`epochs` is the budget, `lr` the initial LR; `device`, `step` and `channels_last` are resolved."""
     method: MethodName
     control: ControlConfig | None = None
     """Present where the run probes: under a controller, and as a trunk of the harvest."""
@@ -122,9 +131,11 @@ class RunSpec(_Frozen):
 
     @field_validator("train")
     @classmethod
-    def _resolved(cls, train: TrainConfig) -> TrainConfig:
+    def _resolved(cls, train: TrainConfig, info: ValidationInfo) -> TrainConfig:
         step = resolved_step(train.step, train.device) if train.step == "auto" else train.step
-        return train.model_copy(update={"step": step})
+        task: TaskConfig = info.data["task"]
+        layout = resolved_layout(train.channels_last, task, train.device, train.threads)
+        return train.model_copy(update={"step": step, "channels_last": layout})
 
     @field_serializer("schedules")
     def _only_what_is_used(self, value: SchedulesConfig | None) -> dict[str, Any] | None:
