@@ -146,6 +146,22 @@ class TrainConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _peers_stand_alone(self) -> TrainConfig:
+        if self.optimizer in ("sgd", "adamw", "adam"):
+            return self
+        if self.depth_groups:
+            raise ValueError(f"depth_groups is for sgd, adamw and adam, not for optimizer={self.optimizer}")
+        if self.step == "cuda_graph":
+            raise ValueError(
+                f"step=cuda_graph is for sgd, adamw and adam, not for optimizer={self.optimizer}"
+            )
+        if self.optimizer == "schedule_free_sgd" and not 0.0 < self.momentum < 1.0:
+            raise ValueError(
+                f"optimizer=schedule_free_sgd needs momentum between 0 and 1, not {self.momentum}"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _the_head_sets_the_lr(self) -> TrainConfig:
         head = self.depth_groups[-1] if self.depth_groups else DepthGroup()
         if head.lr_ratio != 1.0 or head.unfreeze_epoch != 0:

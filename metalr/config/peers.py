@@ -44,7 +44,7 @@ class Peer:
     """Paper."""
 
 
-PEERS: Mapping[PeerName, Peer] = MappingProxyType(
+PEERS: Mapping[str, Peer] = MappingProxyType(
     {
         # Its README: an LR 10 to 50 times that of a schedule; warm-up; batch norm recalibrated.
         "schedule-free-sgd": Peer(

@@ -25,7 +25,7 @@ from metalr.training import (
     RunRecord,
     RunSpec,
     Training,
-    evaluate,
+    evaluate_splits,
     make_optimizer,
     train_epoch,
     train_run,
@@ -215,5 +215,5 @@ def _restore_under_recipe(snapshot: Snapshot, model: nn.Module, optimizer: torch
 
 
 def _outer_loss(branch: Training) -> float | None:
-    loss = evaluate(branch.model, branch.task, "outer_valid", branch.config).loss
+    loss = evaluate_splits(branch, ["outer_valid"])[0].loss
     return loss if loss < float("inf") else None

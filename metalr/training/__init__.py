@@ -8,7 +8,14 @@ the committed result), `checkpoint` (going on after a kill), `artifacts` (files)
 
 from metalr.training.artifacts import ArtifactError
 from metalr.training.live_run import LiveRun, steps_per_epoch
-from metalr.training.loop import Training, evaluate, make_optimizer, train_epoch, training_loss
+from metalr.training.loop import (
+    Training,
+    evaluate,
+    evaluate_splits,
+    make_optimizer,
+    train_epoch,
+    training_loss,
+)
 from metalr.training.param_groups import apply_freezing, parameter_groups
 from metalr.training.records import ForkPlan, Job, RunRecord, RunSpec, RunStore
 from metalr.training.run import package_versions, train_run
@@ -24,6 +31,7 @@ __all__ = [
     "Training",
     "apply_freezing",
     "evaluate",
+    "evaluate_splits",
     "make_optimizer",
     "package_versions",
     "parameter_groups",

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from metalr.config import ConfigError, SchedulesConfig
+from metalr.config.peers import PEERS
 from metalr.control import (
     Controller,
     MetaLR,
@@ -95,11 +96,13 @@ def start_or_resume(
     model = task.make_model(spec.seed)
     if spec.train.channels_last is True:
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = make_optimizer(model, spec.train)
+    steps = steps_per_epoch(spec, task)
+    # Schedule-Free warms up by itself; under a schedule or a controller that is theirs to do.
+    own_warmup = steps * spec.train.epochs if spec.method in PEERS else 0
+    optimizer = make_optimizer(model, spec.train, own_warmup)
     apply_freezing(model, spec.train, epoch=0)  # the probe sees what the first epoch will train
     started = time.perf_counter()
     probe = _probe(spec, task, model, optimizer, state)
-    steps = steps_per_epoch(spec, task)
     setting = Setting(
         spec.train.epochs,
         steps,
@@ -181,11 +184,11 @@ def _schedule(
 ) -> Schedule:
     if controller is None:
         settings = spec.schedules or SchedulesConfig()
-        name = spec.method
-        if name == "find":
+        name = spec.schedule_name
+        assert name is not None, "a run without a controller has a schedule"
+        if spec.method == "find":
             assert probe is not None, "the LR finder runs where the spec has a probe"
             _start_from(suggested_lr(probe, settings.find.rule), optimizer)
-            name = "cosine"
         return make_schedule(
             name, optimizer, setting.total_epochs, setting.steps_per_epoch, settings, seed=spec.seed
         )

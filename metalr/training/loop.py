@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
@@ -21,8 +21,10 @@ from metalr.config import TrainConfig
 from metalr.control import Observation, Schedule, equivalent_peak
 from metalr.control.anchor import Shape
 from metalr.tasks import Task
+from metalr.training.averaging import is_averaged, used_weights
 from metalr.training.evaluation import Evaluation, evaluate, last_evaluated
 from metalr.training.param_groups import apply_freezing
+from metalr.training.peer_optimizers import effective_lr
 from metalr.training.recipe import make_optimizer, training_loss
 from metalr.training.step import Step, make_step
 
@@ -33,6 +35,7 @@ __all__ = [
     "epoch_batches",
     "epoch_generator",
     "evaluate",
+    "evaluate_splits",
     "last_evaluated",
     "make_optimizer",
     "seeded",
@@ -103,7 +106,7 @@ def train_epoch(training: Training, *, observe: bool = True) -> EpochResult:
     trained = time.perf_counter()
     is_evaluated = observe and last_evaluated(training.config, training.epoch + 1) == training.epoch + 1
     if is_evaluated:
-        valid = evaluate(training.model, training.task, "inner_valid", training.config)
+        (valid,) = evaluate_splits(training, ["inner_valid"])
         measured |= {"inner_valid_loss": valid.loss, "inner_valid_accuracy": valid.accuracy}
     evaluated = time.perf_counter()
     mean_lr = sum(lrs) / len(lrs)
@@ -115,6 +118,24 @@ def train_epoch(training: Training, *, observe: bool = True) -> EpochResult:
     return EpochResult(observation, lrs, trained - started, evaluated - trained, decided - evaluated)
 
 
+def evaluate_splits(training: Training, splits: Sequence[str]) -> list[Evaluation]:
+    """The run's network, at the weights one would use now, on each of `splits`.
+
+    Where the optimizer averages, these are the averages, with batch norm recalibrated on training batches
+    that depend on (seed, epoch) alone; the training state is left as it was, bit for bit.
+    """
+    task, config = training.task, training.config
+    if not is_averaged(training.optimizer):
+        return [evaluate(training.model, task, split, config) for split in splits]
+    seed, epoch, device = training.seed, training.epoch, training.device
+    batches = epoch_batches(training, "recalibration")
+    with (
+        seeded(seed, epoch, device, "recalibration model"),
+        used_weights(training.model, training.optimizer, batches, config),
+    ):
+        return [evaluate(training.model, task, split, config) for split in splits]
+
+
 def step_of(training: Training) -> Step:
     """The step of a run, made once: forks of the run share it, and what was recorded for it."""
     if training.train_step is None:
@@ -122,10 +143,10 @@ def step_of(training: Training) -> Step:
     return training.train_step
 
 
-def epoch_batches(training: Training) -> Iterator[tuple[Tensor, Tensor]]:
+def epoch_batches(training: Training, purpose: str = "train") -> Iterator[tuple[Tensor, Tensor]]:
     """The batches of the next epoch, images and labels, the same whenever and by whomever they are drawn."""
     size = training.config.batch_size
-    generator = epoch_generator(training.seed, training.epoch, training.device)
+    generator = epoch_generator(training.seed, training.epoch, training.device, purpose)
     num_train = len(training.task.splits["train"].labels_B)
     order = torch.randperm(num_train, generator=generator, device=training.device)
     for step in range(training.steps_per_epoch):
@@ -148,7 +169,7 @@ def _train_steps(training: Training, observe: bool) -> tuple[Tensor, list[Tensor
         for step, (images_BCHW, labels_B) in enumerate(epoch_batches(training)):
             sampled = observe and step % sample_every == 0
             losses_S[step] = train_step(images_BCHW, labels_B, measure if sampled else None)
-            lr = optimizer.param_groups[0]["lr"]
+            lr = effective_lr(optimizer)
             # A tensor is filled in place by the schedule, and reading it would wait for the device.
             lrs.append(lr.clone() if isinstance(lr, Tensor) else float(lr))
             if step < steps - 1:

@@ -11,17 +11,22 @@ from torch.nn import functional
 
 from metalr.config import TrainConfig
 from metalr.training.param_groups import parameter_groups
+from metalr.training.peer_optimizers import PEER_OPTIMIZERS, make_peer_optimizer
 
 __all__ = ["make_optimizer", "training_loss"]
 
 
-def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+def make_optimizer(model: nn.Module, config: TrainConfig, budget_steps: int = 0) -> torch.optim.Optimizer:
     """The optimizer that `config` names, at its initial LR, over the model's `parameter_groups`.
 
     On a GPU torch's fused kernels do the update, but for `eager` steps, which keep torch's
-    default. Raises ConfigError where the network has too few parts for `depth_groups`.
+    default. `budget_steps`, the steps of the whole run, are for the warm-up of Schedule-Free; 0 is none.
+    Raises ConfigError where the network has too few parts for `depth_groups`, or a package is missing.
     """
     groups = parameter_groups(model, config)
+    if config.optimizer in PEER_OPTIMIZERS:
+        normalised = any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in model.modules())
+        return make_peer_optimizer(groups, config, budget_steps, normalised)
     on_gpu = next(model.parameters()).device.type == "cuda"
     fused = True if on_gpu and config.step != "eager" else None
     if config.optimizer == "sgd":

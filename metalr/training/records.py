@@ -26,6 +26,7 @@ from pydantic import (
 
 from metalr.config import ControlConfig, ProbeConfig, SchedulesConfig, TaskConfig, TrainConfig, run_id
 from metalr.config.models import MethodName, Seed
+from metalr.config.peers import PEERS
 from metalr.training.artifacts import ArtifactError, read_json, read_json_lines, write_json
 from metalr.training.layout import resolved_layout
 from metalr.training.step import resolved_step
@@ -71,6 +72,8 @@ def schedules_of(method: str, schedules: SchedulesConfig) -> SchedulesConfig | N
     """The schedule settings that are part of a run's identity; None where it has none, or its first ones."""
     if method.startswith("metalr-"):
         return None
+    if method in PEERS:
+        method = PEERS[method].schedule
     section = getattr(schedules, method, None)
     first = SchedulesConfig()
     unchanged = section == getattr(first, method, None) and schedules.warmup.epochs == 0.0
@@ -120,6 +123,13 @@ class RunSpec(_Frozen):
     evaluate_test: bool = False
     """Whether `test` is read, once, after the last epoch."""
 
+    @model_validator(mode="after")
+    def _a_peer_has_its_optimizer(self) -> RunSpec:
+        if self.method in PEERS and self.train.optimizer != PEERS[self.method].optimizer:
+            wanted = PEERS[self.method].optimizer
+            raise ValueError(f"method {self.method} is train.optimizer={wanted}, not {self.train.optimizer}")
+        return self
+
     @model_validator(mode="before")
     @classmethod
     def _what_runs_did_then(cls, values: Any) -> Any:
@@ -139,7 +149,7 @@ class RunSpec(_Frozen):
 
     @field_serializer("schedules")
     def _only_what_is_used(self, value: SchedulesConfig | None) -> dict[str, Any] | None:
-        used = {"warmup", self.method, *(("cosine",) if self.method == "find" else ())}
+        used = {"warmup", self.method, self.schedule_name or self.method}
         return None if value is None else value.model_dump(include=used)
 
     @property
@@ -147,6 +157,8 @@ class RunSpec(_Frozen):
         """The hand schedule that moves the LR; None under a learned controller."""
         if self.method.startswith("metalr-"):
             return None
+        if self.method in PEERS:
+            return PEERS[self.method].schedule
         return "cosine" if self.method == "find" else self.method
 
     @property

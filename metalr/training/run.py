@@ -33,7 +33,7 @@ from metalr.training.checkpoint import remove_checkpoints, save_checkpoint
 from metalr.training.live_run import LiveRun, checkpoint_of, start_or_resume
 from metalr.training.loop import (
     EpochResult,
-    evaluate,
+    evaluate_splits,
     train_epoch,
 )
 from metalr.training.records import Job, RunRecord, RunSpec, RunStore
@@ -138,7 +138,7 @@ def _run_epoch(live: LiveRun) -> None:
     row = _row(live, result)
     started = time.perf_counter()
     if live.spec.forks is not None:
-        outer = evaluate(live.training.model, live.training.task, "outer_valid", live.spec.train)
+        (outer,) = evaluate_splits(live.training, ["outer_valid"])
         row |= {"outer_valid/loss": _plain(outer.loss), "outer_valid/accuracy": outer.accuracy}
         row["features"] = live.features()
     row["time/train_s"] = result.train_s
@@ -182,8 +182,7 @@ def _result(live: LiveRun, diverged_epoch: int | None) -> dict[str, Any]:
         if live.early_stopping:
             live.early_stopping.restore(live.training.model)
         splits = ["inner_valid", "outer_valid"] + (["test"] if live.spec.evaluate_test else [])
-        for split in splits:
-            found = evaluate(live.training.model, live.training.task, split, live.spec.train)
+        for split, found in zip(splits, evaluate_splits(live.training, splits), strict=True):
             final |= {f"{split}/loss": _plain(found.loss), f"{split}/accuracy": found.accuracy}
     rows = read_json_lines(live.folder / "metrics.jsonl")
     timing = {name: sum(row[f"time/{name}"] for row in rows) for name in ("train_s", "eval_s", "control_s")}
