@@ -13,6 +13,7 @@ from metalr.config import DepthGroup, EarlyStoppingConfig
 from metalr.control import SCHEDULE_NAMES, Observation
 from metalr.training import ArtifactError, LiveRun, RunRecord, RunSpec, RunStore, run, train_run
 from metalr.training.checkpoint import load_latest_checkpoint
+from metalr.training.loop import evaluate
 from metalr.training.run import OnEpoch
 
 GROUPS = [DepthGroup(lr_ratio=0.1, unfreeze_epoch=2), DepthGroup(lr_ratio=0.5), DepthGroup()]
@@ -199,7 +200,7 @@ def test_a_run_stops_early_and_ends_with_the_weights_it_says(
 
     def keep(live: LiveRun) -> None:
         finals[live.training.epoch] = float(
-            run.evaluate(live.training.model, live.training.task, "test", live.spec.train).loss
+            evaluate(live.training.model, live.training.task, "test", live.spec.train).loss
         )
 
     record = trained(stopping_spec(patience, restore), tmp_path, keep)

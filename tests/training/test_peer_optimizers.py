@@ -228,6 +228,7 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"optimizer": "prodigy", "step": "cuda_graph"}, "cuda_graph is for sgd"),
         ({"optimizer": "schedule_free_sgd", "momentum": 0.0}, "needs momentum"),
         ({"optimizer": "prodigy", "nesterov": True}, "nesterov"),
+        ({"optimizer": "dog", "early_stopping": {}}, "restore_best=false"),
     ],
 )
 def test_what_cannot_be_is_refused(changes: dict[str, Any], problem: str) -> None:
