@@ -59,11 +59,9 @@ def make_peer_optimizer(
         "schedule_free_adamw": lambda: _schedule_free("AdamW")(
             groups, lr=lr, betas=(beta, config.beta2), weight_decay=decay, warmup_steps=warmup
         ),
-        # Its README: both for schedules with a warm-up or short runs; decoupled decay is its default.
-        "prodigy": lambda: _prodigy()(
-            groups, lr=lr, betas=(beta, config.beta2), weight_decay=decay,
-            use_bias_correction=True, safeguard_warmup=True,
-        ),
+        # Its README's plain form. Bias correction and the safeguard, advised for diffusion models, hold the
+        # estimate back: with them 12 epochs ended at 27 % on CIFAR-10, and 6 at chance.
+        "prodigy": lambda: _prodigy()(groups, lr=lr, betas=(beta, config.beta2), weight_decay=decay),
         "dadapt_sgd": lambda: _dadapt_sgd()(groups, lr=lr, momentum=beta, weight_decay=decay),
         "dog": lambda: _averaged_dog()(groups, lr=lr, reps_rel=distance, weight_decay=decay),
         "mechanic_sgd": lambda: _mechanic_sgd()(groups, lr=lr, momentum=beta, weight_decay=decay),
