@@ -13,8 +13,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from metalr.comparison import plan_runs, verdict, write_report
-from metalr.config import ExperimentConfig, short_hash
+from metalr.comparison import missing_peers, plan_runs, verdict, write_report
+from metalr.config import ConfigError, ExperimentConfig, short_hash
 from metalr.control import FEATURE_NAMES
 from metalr.display import Display
 from metalr.harvest.meta_dataset import MetaDataset, build_meta_dataset, load_meta_dataset, save_meta_dataset
@@ -151,7 +151,12 @@ def _save(
 
 
 def compare(config: ExperimentConfig, display: Display) -> Path:
-    """Run every method of the recipe on every cell and seed, and write the report; returns its path."""
+    """Run every method of the recipe on every cell and seed, and write the report; returns its path.
+
+    A peer whose package is not installed is named and left out.
+    """
+    for name, reason in missing_peers(config.compare.methods).items():
+        display.announce(f"Compare: {name} is left out: {reason}")
     controllers = controllers_of(config, display)
     specs = comparison_specs(config, controllers)
     folder = _folders(config).results
@@ -209,7 +214,12 @@ def comparison_specs(config: ExperimentConfig, controllers: dict[str, Path]) -> 
     """The runs of the recipe's comparison; `controllers` as of `controllers_of`."""
     hashes = {name: read_json(path.with_suffix(".json"))["sha256"] for name, path in controllers.items()}
     device = resolved_device(config.train.device)
-    return plan_runs(config, data_digest(config, config), device, hashes)
+    missing = missing_peers(config.compare.methods)
+    methods = [method for method in config.compare.methods if method not in missing]
+    if not methods:
+        raise ConfigError([f"compare.methods: {name}: {reason}" for name, reason in missing.items()])
+    present = config.model_copy(update={"compare": config.compare.model_copy(update={"methods": methods})})
+    return plan_runs(present, data_digest(config, config), device, hashes)
 
 
 def _is_reported(folder: Path, specs: Sequence[RunSpec]) -> bool:
@@ -258,6 +268,7 @@ def _write_report(
     folders, store = _folders(config), RunStore(config.store)
     records: list[RunRecord] = [store.load(spec.run_id) for spec in specs]
     facts = provenance(config, specs[0], folders.meta_dataset, folders.controllers)
+    facts = {**facts, "skipped": missing_peers(config.compare.methods)}
     path = write_report(records, config, facts, folders.results)
     summary = read_json(folders.results / "summary.json")
     if tracker is not None:

@@ -7,9 +7,18 @@
 * `wording`, `tables`, `svg`, `plots`, `page`, `report`: summary.json -> something to read.
 """
 
-from metalr.comparison.protocol import Cell, cell_of, plan_runs
+from metalr.comparison.protocol import Cell, cell_of, cells_of, missing_peers, plan_runs
 from metalr.comparison.report import write_report
 from metalr.comparison.summary import summarise
 from metalr.comparison.wording import verdict
 
-__all__ = ["Cell", "cell_of", "plan_runs", "summarise", "verdict", "write_report"]
+__all__ = [
+    "Cell",
+    "cell_of",
+    "cells_of",
+    "missing_peers",
+    "plan_runs",
+    "summarise",
+    "verdict",
+    "write_report",
+]

@@ -39,11 +39,31 @@ DEFINITIONS: Mapping[str, str] = {
         "runs, not defined."
     ),
     "regret_pp": (
-        "Final test accuracy of the best tuned baseline (schedule and initial LR chosen by mean "
+        "Final test accuracy of the best tuned hand schedule (schedule and LR chosen by mean "
         "outer_valid accuracy over the whole grid) minus the method's own at this initial LR, paired by "
         "seed, in percentage points; negative is better than the tuned best. Its interval takes the "
         "choice of the reference as given."
     ),
+    "regret_to_best_pp": (
+        "The same against the best tuned method of all, peers among them, chosen by mean outer_valid "
+        "accuracy. A peer whose LR is a multiple of the cell's is tuned over the same grid; one that needs "
+        "no LR has one set of runs, which stands in every cell of its task and budget."
+    ),
+    "epochs_to_target": (
+        "Epochs to the first inner_valid accuracy at or above the target, upper median over seeds; a run "
+        "that never reaches it, or diverges, counts as never, and a median of never is null. The target is "
+        "the mean inner_valid accuracy after the last epoch of the tuned reference of the same task and "
+        "budget, which is a single noisy reading of a split that the controllers see. num_reached counts "
+        "the runs that got there, share_reached_target their share over all cells."
+    ),
+    "seconds_to_target": "The same in seconds of training, evaluation and control.",
+    "iqm_test_accuracy_pct": (
+        "Interquartile mean: the mean of the middle half of the final test accuracies of all cells and "
+        "seeds, with a percentile bootstrap interval that resamples seeds within cells (arXiv 2108.13264). "
+        "A method that needs no LR has the same runs in several cells, drawn apart: its interval is too "
+        "narrow."
+    ),
+    "iqm_regret_pp": "The same of the paired regrets.",
     "sensitivity_pp": (
         "Standard deviation (population) over initial LRs of the mean final test accuracy, mean over "
         "tasks and budgets, in percentage points: 0 is a method to which the initial LR makes no "

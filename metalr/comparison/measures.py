@@ -12,7 +12,17 @@ import numpy as np
 from metalr.comparison.protocol import Cell, cell_of
 from metalr.training.records import RunRecord
 
-__all__ = ["LR_FLOOR", "LRMovement", "Outcome", "group_measures", "lr_movement", "mean_or_none", "outcome_of"]
+__all__ = [
+    "LR_FLOOR",
+    "LRMovement",
+    "Outcome",
+    "group_measures",
+    "lr_movement",
+    "mean_or_none",
+    "outcome_of",
+    "target_of",
+    "time_to_target",
+]
 
 LR_FLOOR = 1e-6
 """LRs below this fraction of the run's largest count as that fraction in logarithms: log 0 is not defined."""
@@ -48,6 +58,8 @@ class Outcome:
     movement: LRMovement | None
     timing: Mapping[str, float]
     num_samples: int
+    progress: tuple[tuple[int, float, float], ...] = ()
+    """Of each epoch read: its number, inner_valid accuracy in percent, seconds since the start."""
 
 
 def lr_movement(lrs: Sequence[float]) -> LRMovement | None:
@@ -86,7 +98,44 @@ def outcome_of(record: RunRecord, chance_pct: float) -> Outcome:
         movement=lr_movement(lrs),
         timing=record.result.get("timing", {}),
         num_samples=record.result.get("num_samples", 0),
+        progress=_progress(record),
     )
+
+
+def _progress(record: RunRecord) -> tuple[tuple[int, float, float], ...]:
+    seconds, readings = 0.0, []
+    for row in record.rows:
+        seconds += sum(row.get(f"time/{part}_s") or 0.0 for part in ("train", "eval", "control"))
+        accuracy = _finite(row.get("inner_valid/accuracy"))
+        if accuracy is not None and row["epoch"] > 0:
+            readings.append((int(row["epoch"]), 100.0 * accuracy, seconds))
+    return tuple(readings)
+
+
+def target_of(reference: Sequence[Outcome]) -> float | None:
+    """The accuracy in percent to be reached: the mean of the reference's last readings of inner_valid."""
+    return mean_or_none([outcome.progress[-1][1] for outcome in reference if outcome.progress])
+
+
+def time_to_target(outcomes: Sequence[Outcome], target_pct: float | None) -> dict[str, Any]:
+    """Median epochs and seconds to the first reading at or above `target_pct`; a miss is never (None)."""
+    hits = [
+        next(((epoch, s) for epoch, accuracy, s in o.progress if accuracy >= target_pct), None)
+        if target_pct is not None and not o.diverged
+        else None
+        for o in outcomes
+    ]
+    return {
+        "epochs_to_target": _median([math.inf if hit is None else float(hit[0]) for hit in hits]),
+        "seconds_to_target": _median([math.inf if hit is None else hit[1] for hit in hits]),
+        "num_reached": sum(hit is not None for hit in hits),
+    }
+
+
+def _median(values: Sequence[float]) -> float | None:
+    """The upper median, so that half the runs missing is never; None for never."""
+    ordered = sorted(values)
+    return _finite(ordered[len(ordered) // 2]) if ordered else None
 
 
 def _accuracy_pct(record: RunRecord, split: str) -> float:

@@ -29,7 +29,7 @@ Results = Mapping[tuple[Cell, str], Runs]
 
 @dataclass(frozen=True)
 class Tuned:
-    """A baseline at the initial LR that outer_valid prefers, for one task and budget."""
+    """A hand schedule or a peer at the initial LR that outer_valid prefers, for one task and budget."""
 
     method: str
     cell: Cell
@@ -38,9 +38,14 @@ class Tuned:
     at_grid_edge: bool
     """Whether the chosen LR is the least or the largest of several: a wider grid might serve it better."""
 
+    @property
+    def lr(self) -> float:
+        """The LR its runs really had, which for a peer may be a multiple of the cell's."""
+        return next(iter(self.runs.values())).cell.initial_lr
+
 
 def tune(results: Results, task: str, budget_epochs: int) -> list[Tuned]:
-    """Every baseline at its best initial LR, best baseline first; `test` has no say.
+    """Every method that is no learned controller at its best initial LR, best first; `test` has no say.
 
     Best is the mean outer_valid accuracy over seeds (a diverged run counts as chance); ties go to the
     lower outer_valid loss, then to the lower LR.
@@ -55,11 +60,11 @@ def tune(results: Results, task: str, budget_epochs: int) -> list[Tuned]:
 
 def _tuned(results: Results, method: str, cells: Sequence[Cell]) -> Tuned:
     best = min(cells, key=lambda cell: _preference(results[cell, method], cell.initial_lr))
-    lrs = [cell.initial_lr for cell in cells]
+    lrs = {outcome.cell.initial_lr for cell in cells for outcome in results[cell, method].values()}
     runs = results[best, method]
     accuracy = mean_or_none([outcome.outer_valid_accuracy_pct for outcome in runs.values()])
     assert accuracy is not None
-    at_edge = len(lrs) > 1 and best.initial_lr in (min(lrs), max(lrs))
+    at_edge = len(lrs) > 1 and next(iter(runs.values())).cell.initial_lr in (min(lrs), max(lrs))
     return Tuned(method, best, runs, accuracy, at_edge)
 
 

@@ -11,8 +11,9 @@ import numpy as np
 
 from metalr.comparison.curves import CURVES, draw_curves
 from metalr.comparison.panels import DASHES, MARKERS, PALETTE, legend, log_axis, panel
-from metalr.comparison.protocol import METHODS, Cell, cell_of
+from metalr.comparison.protocol import METHODS, Cell, cells_of, is_controlled
 from metalr.comparison.svg import INK, as_svg, drawing_style
+from metalr.config import ExperimentConfig
 from metalr.training.records import RunRecord
 
 if TYPE_CHECKING:
@@ -26,6 +27,10 @@ _TIME_PARTS = {
     "control": ("control", "#DB5A00"),
 }
 
+MOST_LINES = 8
+"""More lines than this in one panel cannot be told apart."""
+_WELL_KNOWN = ("constant", "step", "cosine")
+
 
 @dataclass(frozen=True)
 class Picture:
@@ -38,28 +43,34 @@ class Picture:
     svg: str
 
 
-def draw_figures(records: Sequence[RunRecord], summary: Mapping[str, Any]) -> list[Picture]:
+def draw_figures(
+    records: Sequence[RunRecord], summary: Mapping[str, Any], config: ExperimentConfig
+) -> list[Picture]:
     """Every figure of the report, group by group (task and budget), the same bytes for the same records."""
     with drawing_style():
-        return [picture for group in summary["tuned"] for picture in _group_pictures(records, summary, group)]
+        placed = [(cell, record) for record in records for cell in cells_of(record.spec, config)]
+        return [picture for group in summary["tuned"] for picture in _group_pictures(placed, summary, group)]
 
 
 def _group_pictures(
-    records: Sequence[RunRecord], summary: Mapping[str, Any], group: Mapping[str, Any]
+    placed: Sequence[tuple[Cell, RunRecord]], summary: Mapping[str, Any], group: Mapping[str, Any]
 ) -> Iterable[Picture]:
     key = (group["task"], group["budget_epochs"])
     cells = [cell for cell in summary["cells"] if (cell["task"], cell["budget_epochs"]) == key]
     whole: dict[str, tuple[str, Callable[[], Figure]]] = {
         "accuracy-by-lr": ("Final test accuracy by initial LR", lambda: _accuracy_by_lr(cells, group)),
-        "regret": ("Regret (pp): method by initial LR", lambda: _regret_map(cells)),
         "wall-time": ("Mean wall time of a run (s)", lambda: _wall_time(cells)),
     }
     where = f", {key[0]}" if len({other["task"] for other in summary["tuned"]}) > 1 else ""
+    of_task = [cell for cell in summary["cells"] if cell["task"] == key[0]]
+    if cells and cells[0] is of_task[0]:  # one map for all budgets of a task, beside its first
+        words = "Regret (pp): method by initial LR and budget (epochs)"
+        yield _picture("regret", words + where, key, "", _regret_map(of_task))
     for kind, (title, draw) in whole.items():
         yield _picture(kind, f"{title}, {key[1]} epochs{where}", key, "", draw())
     for cell in cells:
         lr = cell["initial_lr"]
-        by_method = _runs_of(records, Cell(*key, lr))
+        by_method = _runs_of(placed, Cell(*key, lr), _shown(cell["methods"], group))
         for kind, title in CURVES.items():
             words = f"{title} from {'' if kind == 'lr' else 'LR '}{lr:g}, {key[1]} epochs{where}"
             yield _picture(kind, words, key, f"-lr{lr:g}", draw_curves(by_method, kind))
@@ -70,16 +81,25 @@ def _picture(kind: str, title: str, key: tuple[str, int], suffix: str, figure: F
     return Picture(f"{kind}-{task}-t{key[1]}{suffix}", kind, title, key, as_svg(figure, title))
 
 
-def _runs_of(records: Sequence[RunRecord], cell: Cell) -> dict[str, list[RunRecord]]:
-    mine = sorted((r for r in records if cell_of(r.spec) == cell), key=lambda record: record.spec.seed)
-    return {
-        m: [r for r in mine if r.spec.method == m] for m in METHODS if any(r.spec.method == m for r in mine)
-    }
+def _runs_of(
+    placed: Sequence[tuple[Cell, RunRecord]], cell: Cell, methods: Sequence[str]
+) -> dict[str, list[RunRecord]]:
+    mine = sorted((record for place, record in placed if place == cell), key=lambda record: record.spec.seed)
+    return {method: [r for r in mine if r.spec.method == method] for method in methods}
+
+
+def _shown(methods: Iterable[str], group: Mapping[str, Any]) -> list[str]:
+    """The methods a panel of lines can hold: of many the controllers, the reference and a few well known."""
+    present = [str(method) for method in METHODS if method in methods]
+    if len(present) <= MOST_LINES:
+        return present
+    chosen = {*_WELL_KNOWN, group["best"], group["best_of_all"]}
+    return [method for method in present if method in chosen or is_controlled(method)]
 
 
 def _accuracy_by_lr(cells: Sequence[Mapping[str, Any]], group: Mapping[str, Any]) -> Figure:
     figure, axes = panel()
-    methods = _methods(cells)
+    methods = _shown(_methods(cells), group)
     for index, method in enumerate(methods):
         points = [
             (c["initial_lr"], c["methods"][method]["test_accuracy_pct"])
@@ -138,11 +158,12 @@ def _regret_map(cells: Sequence[Mapping[str, Any]]) -> Figure:
                 size=size,
                 color=_contrast(value, span, colors),
             )
-    axes.set_xticks(np.arange(len(cells)) + 0.5, [f"{cell['initial_lr']:g}" for cell in cells], size=size)
+    labels = [f"{cell['initial_lr']:g}\n{cell['budget_epochs']}" for cell in cells]
+    axes.set_xticks(np.arange(len(cells)) + 0.5, labels, size=size)
     axes.set_yticks(np.arange(len(methods)) + 0.5, methods)
     axes.invert_yaxis()
     axes.grid(False)
-    axes.set_xlabel("initial LR")
+    axes.set_xlabel("initial LR, and below it the budget in epochs")
     return figure
 
 

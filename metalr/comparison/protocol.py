@@ -2,23 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from itertools import product
-from typing import TypeVar, get_args
+from typing import get_args
 
-from metalr.config import ExperimentConfig, TaskConfig
+from metalr.config import ExperimentConfig, TaskConfig, TrainConfig
 from metalr.config.models import MethodName
+from metalr.config.peers import PEERS
+from metalr.config.schedules import ScheduleName
 from metalr.training.records import RunSpec, control_of, schedules_of
 from metalr.training.step import resolved_step
 
-__all__ = ["METHODS", "Cell", "cell_of", "is_controlled", "plan_runs", "task_label"]
+__all__ = [
+    "METHODS",
+    "Cell",
+    "cell_of",
+    "cells_of",
+    "is_controlled",
+    "is_hand_schedule",
+    "missing_peers",
+    "plan_runs",
+    "report_lrs",
+    "task_label",
+]
 
 METHODS: tuple[MethodName, ...] = get_args(MethodName)
 """All methods, in the order of every table and legend."""
 
 _PREFIX = "metalr-"
-_T = TypeVar("_T")
+_NO_HAND_SCHEDULES = ("greedy", "explore")
+"""`greedy` looks at the run and counts as a peer; `explore` is a random path, made to be harvested."""
+_LR_DIGITS = 12
+"""Significant digits of a peer's LR, so that 10 x 0.03 is the 0.3 that a reader expects."""
 
 
 @dataclass(frozen=True, order=True)
@@ -35,6 +52,26 @@ def is_controlled(method: str) -> bool:
     return method.startswith(_PREFIX)
 
 
+def is_hand_schedule(method: str) -> bool:
+    """Whether `method` is a schedule set by hand, and so a candidate for the reference of regret."""
+    return method in get_args(ScheduleName) and method not in _NO_HAND_SCHEDULES
+
+
+def report_lrs(config: ExperimentConfig) -> list[float]:
+    """The initial LRs of the report's cells."""
+    return list(config.compare.initial_lrs or [config.train.lr])
+
+
+def missing_peers(methods: Sequence[str]) -> dict[str, str]:
+    """The peers among `methods` whose package is not installed, each with what to install."""
+    modules = {method: PEERS[method].module for method in methods if method in PEERS}
+    return {
+        method: f"the package {PEERS[method].package} is not installed"
+        for method, module in modules.items()
+        if module is not None and find_spec(module) is None
+    }
+
+
 def task_label(task: TaskConfig) -> str:
     """What a reader calls the task, such as `cifar10 16px resnet18 w8`."""
     parts = [task.dataset, f"{task.image_size}px" if task.image_size else "", task.network, f"w{task.width}"]
@@ -43,30 +80,85 @@ def task_label(task: TaskConfig) -> str:
 
 
 def cell_of(spec: RunSpec) -> Cell:
-    """The cell a run belongs to."""
+    """Task, budget and the LR the run really had; for where it stands in a comparison, see `cells_of`."""
     return Cell(task_label(spec.task), spec.train.epochs, spec.train.lr)
+
+
+def cells_of(spec: RunSpec, config: ExperimentConfig) -> list[Cell]:
+    """Where a run stands in the comparison of `config`: in one cell, or in all where its method needs no LR.
+
+    A peer whose LR is a multiple of the cell's stands in that cell; LRs that only tune have cells too,
+    which the report leaves out.
+    """
+    task, epochs = task_label(spec.task), spec.train.epochs
+    if _needs_no_lr(spec.method):
+        return [Cell(task, epochs, lr) for lr in report_lrs(config)]
+    grid = _grid(spec.method, config)
+    lrs = [lr for lr in grid if _lr_of(spec.method, lr, config) == spec.train.lr]
+    return [Cell(task, epochs, lr) for lr in lrs or [spec.train.lr / _factor(spec.method)]]
+
+
+def _needs_no_lr(method: str) -> bool:
+    return method == "find" or (method in PEERS and PEERS[method].lr_factor is None)
+
+
+def _factor(method: str) -> float:
+    return (PEERS[method].lr_factor or 1.0) if method in PEERS else 1.0
+
+
+def _grid(method: str, config: ExperimentConfig) -> list[float]:
+    """The cells' LRs, and those for tuning where the method is tuned."""
+    lrs = report_lrs(config)
+    return lrs if is_controlled(method) else sorted({*lrs, *(config.compare.tuning_lrs or [])})
+
+
+def _lr_of(method: str, cell_lr: float, config: ExperimentConfig) -> float:
+    """The LR that `method` runs at in a cell of `cell_lr`."""
+    if method == "find":
+        return config.train.lr
+    if _needs_no_lr(method):
+        return PEERS[method].lr
+    factor = _factor(method)
+    return cell_lr if factor == 1.0 else float(f"{factor * cell_lr:.{_LR_DIGITS}g}")
+
+
+def _run_lrs(method: str, config: ExperimentConfig) -> list[float]:
+    grid = _grid(method, config)
+    return [_lr_of(method, lr, config) for lr in (grid[:1] if _needs_no_lr(method) else grid)]
+
+
+def _train_of(method: str, config: ExperimentConfig, device: str, epochs: int, lr: float) -> TrainConfig:
+    """The recipe's `train` section, under the peer's optimizer where `method` is one."""
+    step = resolved_step(config.train.step, device)
+    changes = {"device": device, "step": step, "epochs": epochs, "lr": lr}
+    if method not in PEERS:
+        return config.train.model_copy(update=changes)
+    # Neither exists for these optimizers, and a comparison should not end there.
+    changes |= {"optimizer": PEERS[method].optimizer, "nesterov": False}
+    changes["step"] = "eager" if step == "cuda_graph" else step
+    return TrainConfig.model_validate(config.train.model_dump() | changes)
 
 
 def plan_runs(
     config: ExperimentConfig, data_digest: str, device: str, controllers: Mapping[str, str]
 ) -> list[RunSpec]:
-    """Every run the comparison needs, each once, cell by cell, method by method, seed by seed.
+    """Every run the comparison needs, each once: budget by budget, method by method, LR by LR, seed by seed.
 
     `device` is resolved (`cpu` or `cuda`); `controllers` maps a learner's name (`mlp`, `lstm`) to the
     SHA-256 of its safetensors file. A baseline's spec holds neither control nor controller, so that its
-    result is shared by every comparison that needs it. Raises ValueError where a controller is missing.
+    result is shared by every comparison that needs it. Hand schedules and peers also run at
+    `compare.tuning_lrs`; a method that needs no LR runs once per budget and seed. Raises ValueError where a
+    controller is missing, and where a setting of `train` does not go with a peer's optimizer.
     """
     if device not in ("cpu", "cuda"):
         raise ValueError(f"device={device!r}: resolve it to 'cpu' or 'cuda' before planning runs")
     compare = config.compare
     budgets = compare.budgets or [config.train.epochs]
-    initial_lrs = compare.initial_lrs or [config.train.lr]
-    resolved = {"device": device, "step": resolved_step(config.train.step, device)}
     sha256s = {method: _controller_of(method, controllers) for method in compare.methods}
     return [
         RunSpec(
             task=config.task,
-            train=config.train.model_copy(update=resolved | {"epochs": budget, "lr": lr}),
+            train=_train_of(method, config, device, budget, lr),
             method=method,
             control=control_of(method, config.control),
             controller_sha256=sha256s[method],
@@ -75,7 +167,8 @@ def plan_runs(
             data_digest=data_digest,
             evaluate_test=True,
         )
-        for budget, lr, method, seed in product(budgets, initial_lrs, compare.methods, compare.seeds)
+        for budget, method in product(budgets, compare.methods)
+        for lr, seed in product(_run_lrs(method, config), compare.seeds)
     ]
 
 

@@ -15,6 +15,8 @@ __all__ = ["context", "plain_values"]
 
 def context(results: Results, config: ExperimentConfig, provenance: Mapping[str, Any]) -> dict[str, Any]:
     """The part of summary.json that is no arithmetic; what the caller does not know is null."""
+    # A run that stands in several cells counts once.
+    diverged = {o.run_id: o.diverged for runs in results.values() for o in runs.values()}
     return {
         "recipe": config.name,
         "dataset": config.task.dataset,
@@ -29,8 +31,9 @@ def context(results: Results, config: ExperimentConfig, provenance: Mapping[str,
         "confidence": config.compare.confidence,
         "num_resamples": config.compare.num_resamples,
         "seeds": sorted({seed for runs in results.values() for seed in runs}),
-        "num_runs": sum(len(runs) for runs in results.values()),
-        "num_diverged": sum(outcome.diverged for runs in results.values() for outcome in runs.values()),
+        "num_runs": len(diverged),
+        "num_diverged": sum(diverged.values()),
+        "skipped": dict(provenance.get("skipped") or {}),
         "definitions": dict(DEFINITIONS),
     }
 

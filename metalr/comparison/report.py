@@ -36,7 +36,7 @@ def write_report(
     ValueError where the records cannot be compared (see `summarise`), before anything is written.
     """
     summary = summarise(records, config, provenance)
-    pictures = draw_figures(records, summary)
+    pictures = draw_figures(records, summary, config)
     files = _contents(summary, pictures)
     stale = _listed_figures(folder) - set(files)
     for name, content in files.items():

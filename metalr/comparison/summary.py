@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from scipy import stats
 
-from metalr.comparison.measures import Outcome, group_measures, mean_or_none, outcome_of
+from metalr.comparison.measures import (
+    Outcome,
+    group_measures,
+    mean_or_none,
+    outcome_of,
+    target_of,
+    time_to_target,
+)
 from metalr.comparison.pairing import Results, Runs, Tuned, adjust_family, compare_pairs, differences, tune
-from metalr.comparison.protocol import METHODS, Cell, is_controlled
+from metalr.comparison.protocol import METHODS, Cell, cells_of, is_controlled, is_hand_schedule, report_lrs
 from metalr.comparison.provenance import context, plain_values
-from metalr.comparison.statistics import estimate_mean, judge
+from metalr.comparison.statistics import estimate_mean, interquartile_mean, judge
 from metalr.config import ExperimentConfig
 from metalr.training.records import RunRecord
 
@@ -40,8 +47,13 @@ def _group(records: Sequence[RunRecord], config: ExperimentConfig, provenance: M
         raise ValueError("there are no finished runs to compare: run `metalr compare` first")
     num_classes = provenance.get("num_classes") or NUM_CLASSES.get(config.task.dataset, 10)
     results: dict[tuple[Cell, str], dict[int, Outcome]] = {}
-    for outcome in (outcome_of(record, 100.0 / num_classes) for record in records):
-        runs = results.setdefault((outcome.cell, outcome.method), {})
+    placed = [
+        (cell, outcome_of(record, 100.0 / num_classes))
+        for record in records
+        for cell in cells_of(record.spec, config)
+    ]
+    for cell, outcome in placed:
+        runs = results.setdefault((cell, outcome.method), {})
         other = runs.setdefault(outcome.seed, outcome)
         if other.run_id != outcome.run_id:
             raise ValueError(
@@ -62,9 +74,9 @@ class _Summary:
     def __init__(self, results: Results, config: ExperimentConfig) -> None:
         self.results = results
         self.sampling = (config.compare.confidence, config.compare.num_resamples)
-        self.cells = sorted({cell for cell, _ in results})
+        self.cells = sorted({cell for cell, _ in results if cell.initial_lr in report_lrs(config)})
         self.methods = [method for method in METHODS if any(method == name for _, name in results)]
-        groups = sorted({(cell.task, cell.budget_epochs) for cell in self.cells})
+        groups = sorted({(cell.task, cell.budget_epochs) for cell, _ in results})
         self.tuned: dict[tuple[str, int], list[Tuned]] = {group: tune(results, *group) for group in groups}
 
     def as_json(self) -> dict[str, Any]:
@@ -72,7 +84,7 @@ class _Summary:
         overall_paired = self._overall_paired()
         confidence = self.sampling[0]
         return {
-            "tuning_grid_lr": sorted({cell.initial_lr for cell in self.cells}),
+            "tuning_grid_lr": sorted({cell.initial_lr for cell, _ in self.results}),
             "cells": cells,
             "tuned": [self._tuned(*group) for group in self.tuned],
             "overall": {method: self._overall(method, cells) for method in self.methods},
@@ -84,8 +96,18 @@ class _Summary:
         }
 
     def _reference(self, cell: Cell) -> Tuned | None:
+        """The best tuned hand schedule."""
         tuned = self.tuned[cell.task, cell.budget_epochs]
-        return tuned[0] if tuned else None
+        return next((choice for choice in tuned if is_hand_schedule(choice.method)), None)
+
+    def _best_of_all(self, cell: Cell) -> Tuned | None:
+        """The best tuned hand schedule or peer; `explore` is a random path."""
+        tuned = self.tuned[cell.task, cell.budget_epochs]
+        return next((choice for choice in tuned if choice.method != "explore"), None)
+
+    def _target(self, cell: Cell) -> float | None:
+        reference = self._reference(cell)
+        return target_of(list(reference.runs.values())) if reference else None
 
     def _methods_of(self, cell: Cell) -> list[str]:
         return [method for method in self.methods if (cell, method) in self.results]
@@ -96,6 +118,7 @@ class _Summary:
             "task": cell.task,
             "budget_epochs": cell.budget_epochs,
             "initial_lr": cell.initial_lr,
+            "target_inner_valid_accuracy_pct": self._target(cell),
             "methods": {method: self._method(cell, method) for method in methods},
             "paired": self._paired(cell, methods),
         }
@@ -112,8 +135,10 @@ class _Summary:
             "test_loss": estimate_mean(losses, *self.sampling).as_json(),
             "outer_valid_accuracy_pct": mean_or_none([o.outer_valid_accuracy_pct for o in outcomes]),
             **measures,
+            **time_to_target(outcomes, self._target(cell)),
             "schedule_efficiency": self._efficiency(cell, runs, measures["log_lr_sd_decades"]),
-            "regret_pp": self._regret(cell, runs),
+            "regret_pp": self._regret(self._reference(cell), runs),
+            "regret_to_best_pp": self._regret(self._best_of_all(cell), runs),
         }
 
     def _efficiency(self, cell: Cell, runs: Runs, log_sd_decades: float | None) -> float | None:
@@ -122,8 +147,7 @@ class _Summary:
             return None
         return float(np.mean(gains)) / log_sd_decades
 
-    def _regret(self, cell: Cell, runs: Runs) -> dict[str, Any]:
-        reference = self._reference(cell)
+    def _regret(self, reference: Tuned | None, runs: Runs) -> dict[str, Any]:
         regrets = differences(reference.runs, runs).values() if reference else []
         estimate = estimate_mean(list(regrets), *self.sampling)
         return estimate.as_json() | {"judgement": judge(estimate)}
@@ -134,7 +158,8 @@ class _Summary:
             method: mean_or_none([o.outer_valid_accuracy_pct for o in self.results[cell, method].values()])
             for method in baselines
         }
-        best = max(baselines, key=lambda method: valid[method] or 0.0, default=None)
+        hand = filter(is_hand_schedule, baselines)
+        best = max(hand, key=lambda method: valid[method] or 0.0, default=None)
         return {
             f"{method} vs {baseline}": compare_pairs(
                 differences(self.results[cell, method], self.results[cell, baseline]).values(), *self.sampling
@@ -146,29 +171,41 @@ class _Summary:
         }
 
     def _tuned(self, task: str, budget_epochs: int) -> dict[str, Any]:
+        somewhere = Cell(task, budget_epochs, 0.0)
+        reference, best = self._reference(somewhere), self._best_of_all(somewhere)
         return {
             "task": task,
             "budget_epochs": budget_epochs,
-            "best": next((choice.method for choice in self.tuned[task, budget_epochs]), None),
+            "best": reference.method if reference else None,
+            "best_of_all": best.method if best else None,
             "methods": {
                 choice.method: {
-                    "lr": choice.cell.initial_lr,
+                    "lr": choice.lr,
                     "outer_valid_accuracy_pct": choice.outer_valid_accuracy_pct,
                     "test_accuracy_pct": estimate_mean(
                         [outcome.test_accuracy_pct for outcome in choice.runs.values()], *self.sampling
                     ).as_json(),
                     "at_grid_edge": choice.at_grid_edge,
+                    "against_reference": self._against(reference, choice),
                 }
                 for choice in self.tuned[task, budget_epochs]
             },
         }
 
+    def _against(self, reference: Tuned | None, choice: Tuned) -> dict[str, Any] | None:
+        """The tuned method minus the reference, paired by seed; None for the reference itself."""
+        if reference is None or choice.method == reference.method:
+            return None
+        return compare_pairs(differences(choice.runs, reference.runs).values(), *self.sampling)
+
     def _overall(self, method: str, cells: Sequence[dict[str, Any]]) -> dict[str, Any]:
         mine = [cell["methods"][method] for cell in cells if method in cell["methods"]]
-        regret = estimate_mean(self._regret_by_seed(method), *self.sampling)
+        regret = estimate_mean(self._regret_by_seed(method, self._reference), *self.sampling)
+        to_best = estimate_mean(self._regret_by_seed(method, self._best_of_all), *self.sampling)
         regrets = [entry["regret_pp"]["mean"] for entry in mine]
         cell_regrets = [value for value in regrets if value is not None]
-        outcomes = [o for (_, name), runs in self.results.items() if name == method for o in runs.values()]
+        # A run that stands in several cells is timed and counted once.
+        outcomes = list({o.run_id: o for runs in self._runs_in_cells(method) for o in runs.values()}.values())
         finished = [outcome for outcome in outcomes if not outcome.diverged]
         wall_s = sum(outcome.timing.get("wall_s", 0.0) for outcome in finished)
         control_s = sum(outcome.timing.get("control_s", 0.0) for outcome in finished)
@@ -178,7 +215,10 @@ class _Summary:
             "mean_regret_pp": mean_or_none(cell_regrets) if regret.mean is None else regret.mean,
             "ci95": regret.as_json()["ci95"],
             "t_ci95": regret.as_json()["t_ci95"],
+            "regret_to_best_pp": to_best.as_json() | {"judgement": judge(to_best)},
             "num_seeds": regret.n,
+            **self._interquartile(method),
+            "share_reached_target": self._share_reached(mine),
             "judgement": judge(regret),
             "note": regret.note,
             "worst_cell_regret_pp": max(cell_regrets, default=None),
@@ -195,10 +235,29 @@ class _Summary:
         shared = set.intersection(*(set(table) for table in tables)) if tables else set()
         return [float(np.mean([table[seed] for table in tables])) for seed in sorted(shared)]
 
-    def _regret_by_seed(self, method: str) -> list[float]:
+    def _interquartile(self, method: str) -> dict[str, Any]:
+        cells = [cell for cell in self.cells if (cell, method) in self.results]
+        accuracies = [[o.test_accuracy_pct for o in self.results[c, method].values()] for c in cells]
+        references = [(c, self._reference(c)) for c in cells]
+        regrets = [
+            list(differences(best.runs, self.results[c, method]).values()) for c, best in references if best
+        ]
+        return {
+            "iqm_test_accuracy_pct": interquartile_mean(accuracies, *self.sampling),
+            "iqm_regret_pp": interquartile_mean(regrets, *self.sampling),
+        }
+
+    def _share_reached(self, entries: Sequence[Mapping[str, Any]]) -> float | None:
+        num_runs = sum(entry["test_accuracy_pct"]["n"] for entry in entries)
+        return sum(entry["num_reached"] for entry in entries) / num_runs if num_runs else None
+
+    def _runs_in_cells(self, method: str) -> list[Runs]:
+        return [self.results[cell, method] for cell in self.cells if (cell, method) in self.results]
+
+    def _regret_by_seed(self, method: str, reference_of: Callable[[Cell], Tuned | None]) -> list[float]:
         tables = []
         for cell in self.cells:
-            reference = self._reference(cell)
+            reference = reference_of(cell)
             if reference and (cell, method) in self.results:
                 tables.append(differences(reference.runs, self.results[cell, method]))
         return self._by_seed(tables)
@@ -218,7 +277,7 @@ class _Summary:
             means = [
                 float(np.mean([outcome.test_accuracy_pct for outcome in runs.values()]))
                 for (cell, name), runs in self.results.items()
-                if name == method and (cell.task, cell.budget_epochs) == group
+                if name == method and cell in self.cells and (cell.task, cell.budget_epochs) == group
             ]
             deviations.append(float(np.std(means)) if len(means) > 1 else None)
         return mean_or_none(deviations)

@@ -70,6 +70,8 @@ def verdict(summary: Summary) -> str:
     """One sentence: the controller's mean regret against the best tuned baseline, with interval and n."""
     method = lead_controller(summary)
     reference = _reference_text(summary)
+    if method is None and reference is None:
+        return "Neither a learned controller nor a hand schedule took part, so nothing can be compared."
     if method is None:
         return f"No learned controller took part; the best tuned baseline is {reference}."
     if reference is None:
@@ -197,6 +199,7 @@ def caveats(summary: Summary) -> list[str]:
             f"{summary['dataset']} is a smoke data set: it shows that the pipeline works, "
             "not which method is better."
         )
+    sentences += [f"{name} is left out: {reason}." for name, reason in summary["skipped"].items()]
     sentences += [_edge(group) for group in summary["tuned"] if _edge(group)]
     if summary["num_diverged"]:
         sentences.append(

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from metalr.comparison import Cell, cell_of, plan_runs
+from metalr.comparison import Cell, cell_of, cells_of, missing_peers, plan_runs
 from metalr.config import ExperimentConfig, TaskConfig
 
 
@@ -76,3 +76,47 @@ def test_cell_label() -> None:
     assert cell_of(specs[0]) == Cell("cifar10 16px resnet18 w8", 4, 0.01)
     noisy = specs[0].model_copy(update={"task": TaskConfig(label_noise=0.2)})
     assert cell_of(noisy).task == "digits mlp w32 noise 0.2"
+
+
+def peer_config(**compare: object) -> ExperimentConfig:
+    methods = ["cosine", "find", "schedule-free-sgd", "prodigy", "metalr-mlp"]
+    lrs = {"initial_lrs": [0.01, 0.1], "tuning_lrs": [0.03, 0.1], "budgets": [4, 8], "seeds": [0, 1]}
+    return ExperimentConfig.model_validate({"compare": {"methods": methods} | lrs | compare})
+
+
+def test_each_kind_of_method_runs_at_its_own_lrs() -> None:
+    config = peer_config()
+    specs = plan_runs(config, "digest", "cpu", {"mlp": "a" * 64})
+    assert len({spec.run_id for spec in specs}) == len(specs)
+    lrs = {m: sorted({s.train.lr for s in specs if s.method == m}) for m in config.compare.methods}
+    assert lrs == {
+        "cosine": [0.01, 0.03, 0.1],
+        "find": [config.train.lr],
+        "schedule-free-sgd": [0.1, 0.3, 1.0],
+        "prodigy": [1.0],
+        "metalr-mlp": [0.01, 0.1],
+    }
+    assert sum(spec.method == "prodigy" for spec in specs) == 2 * 2
+    assert {s.train.optimizer for s in specs if s.method == "prodigy"} == {"prodigy"}
+
+
+def test_a_run_stands_in_the_cell_it_was_planned_for() -> None:
+    config = peer_config()
+    specs = plan_runs(config, "digest", "cpu", {"mlp": "a" * 64})
+    places = {(s.method, s.train.lr): [c.initial_lr for c in cells_of(s, config)] for s in specs}
+    assert places["schedule-free-sgd", 0.3] == [0.03] and places["schedule-free-sgd", 1.0] == [0.1]
+    assert places["prodigy", 1.0] == places["find", config.train.lr] == [0.01, 0.1]
+    assert places["cosine", 0.03] == [0.03] and places["metalr-mlp", 0.1] == [0.1]
+
+
+def test_tuning_lrs_add_runs_and_rename_none() -> None:
+    hand = {"methods": ["cosine"], "tuning_lrs": None}
+    before = {spec.run_id for spec in plan_runs(peer_config(**hand), "digest", "cpu", {})}
+    after = {s.run_id for s in plan_runs(peer_config(methods=["cosine"]), "digest", "cpu", {})}
+    assert before < after and len(after) == len(before) + 2 * 2
+
+
+def test_a_peer_without_its_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("metalr.comparison.protocol.find_spec", lambda name: None)
+    methods = ["cosine", "prodigy", "hypergradient-sgd"]
+    assert missing_peers(methods) == {"prodigy": "the package prodigyopt is not installed"}
