@@ -105,7 +105,7 @@ def overall_table(summary: Summary) -> Table:
 
 
 def tuned_table(summary: Summary) -> Table:
-    """Every hand schedule and peer at the LR outer_valid chose, per task and budget, and which is the reference."""
+    """Every hand schedule and peer at the LR outer_valid chose, per task and budget; one is the reference."""
     rows, methods = [], []
     for group in summary["tuned"]:
         for method, entry in group["methods"].items():
