@@ -17,3 +17,6 @@ def test_it_runs(path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     names["plt"].close("all")
     if path.stem == "1_one_decision":
         assert names["best"]["final_loss"] <= names["greedy"]["final_loss"]
+    if path.stem == "4_results":
+        assert set(names["tables"]) >= {"cifar10-small"}
+        assert names["tables"]["cifar10-small"]["regret (pp)"].notna().all()
