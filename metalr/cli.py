@@ -31,6 +31,8 @@ app = typer.Typer(
 )
 config_app = typer.Typer(no_args_is_help=True, help="Look at the settings of an experiment.")
 app.add_typer(config_app, name="config")
+wandb_app = typer.Typer(no_args_is_help=True, help="Weights & Biases, a mirror of the local records.")
+app.add_typer(wandb_app, name="wandb")
 
 Arguments = Annotated[
     list[str] | None,
@@ -110,6 +112,18 @@ def train(arguments: Arguments = None) -> None:
         from metalr import single_runs
 
         return single_runs.train(config, display)
+
+    _run_stage(arguments, stage)
+
+
+@wandb_app.command()
+def push(arguments: Arguments = None) -> None:
+    """Send every finished run of the store that has not been sent, one W&B run each."""
+
+    def stage(config: ExperimentConfig, display: Display) -> Path:
+        from metalr import wandb_push
+
+        return wandb_push.push(config, display)
 
     _run_stage(arguments, stage)
 

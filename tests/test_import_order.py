@@ -29,7 +29,7 @@ ROOMS = (
         "metalr.figures",
     ),
     ("metalr.runs",),
-    ("metalr.stages",),
+    ("metalr.stages", "metalr.wandb_push"),
     ("metalr.single_runs",),
     ("metalr.ablations",),
     ("metalr.cli",),

@@ -47,6 +47,11 @@ class WandbTracker:
         self._summarised: set[str] = set()
         self._inputs: list[str] = []
 
+    @property
+    def is_open(self) -> bool:
+        """Whether nothing has failed so far, and the run is not finished."""
+        return self._run is not None
+
     def log(self, row: Mapping[str, Any]) -> None:
         """Add one history row of what is a finite number, a truth value or a text in `row`."""
         self._attempt("log a row", lambda run: self._log_row(run, _scalars(row)))

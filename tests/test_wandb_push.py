@@ -1,0 +1,96 @@
+"""Local records sent to W&B: every row of every finished run, once, also after a kill."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from training.tiny import job_of, tiny_spec, tiny_task
+from training.wandb_offline import clean_environment, complete_records, rows_of
+
+from metalr.config import ConfigError, ExperimentConfig
+from metalr.display import Display
+from metalr.training import RunRecord, train_run
+from metalr.wandb_push import push
+
+
+@pytest.fixture
+def records(tmp_path: Path) -> Iterator[list[RunRecord]]:
+    task = tiny_task()
+    with clean_environment(tmp_path):
+        yield [train_run(job_of(tiny_spec(seed=seed), tmp_path / "runs"), task) for seed in (0, 1)]
+
+
+def config_of(tmp_path: Path, mode: str = "offline") -> ExperimentConfig:
+    return ExperimentConfig.model_validate({"store": str(tmp_path / "runs"), "wandb": {"mode": mode}})
+
+
+def sent(tmp_path: Path) -> dict[str, list[dict[str, Any]]]:
+    """Run id -> the rows in its offline file."""
+    files = sorted((tmp_path / "runs" / "wandb").glob("offline-run-*/run-*.wandb"))
+    return {path.stem.removeprefix("run-"): rows_of(complete_records(path)) for path in files}
+
+
+def test_every_row_of_every_run_arrives_once(records: list[RunRecord], tmp_path: Path) -> None:
+    ledger = push(config_of(tmp_path), Display())
+    found = sent(tmp_path)
+    assert set(found) == {record.run_id for record in records}
+    for record in records:
+        rows = found[record.run_id]
+        assert [row["epoch"] for row in rows] == [row["epoch"] for row in record.epochs]
+        for row, local in zip(rows, record.epochs, strict=True):
+            for key in ("lr", "train/loss", "inner_valid/accuracy", "time/train_s"):
+                assert row[key] == local[key]
+    (listed,) = json.loads(ledger.read_text()).values()
+    assert sorted(listed) == sorted(found)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.wandb")}
+    push(config_of(tmp_path), Display())
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.wandb")} == before
+
+
+def test_a_second_push_completes_one_that_was_killed(
+    records: list[RunRecord], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from metalr import wandb_push
+
+    real, calls = wandb_push.write_json, []
+
+    def die_after_one(path: Path, values: Any) -> None:
+        if calls:
+            raise KeyboardInterrupt
+        calls.append(path)
+        real(path, values)
+
+    monkeypatch.setattr(wandb_push, "write_json", die_after_one)
+    with pytest.raises(KeyboardInterrupt):
+        push(config_of(tmp_path), Display())
+    monkeypatch.setattr(wandb_push, "write_json", real)
+    push(config_of(tmp_path), Display())
+    files = list((tmp_path / "runs" / "wandb").glob("offline-run-*"))
+    assert len(files) == len(records)  # the one that was not yet in the list was replaced
+    assert {run: len(rows) for run, rows in sent(tmp_path).items()} == {
+        record.run_id: len(record.epochs) for record in records
+    }
+
+
+def test_what_fails_is_not_counted_as_sent(
+    records: list[RunRecord], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import wandb
+
+    def fail(*_: Any, **__: Any) -> Any:
+        raise OSError("planted")
+
+    monkeypatch.setattr(wandb, "init", fail)
+    with pytest.raises(ConfigError, match=f"run {min(r.run_id for r in records)} could not be sent"):
+        push(config_of(tmp_path), Display())
+    assert not (tmp_path / "runs" / "wandb" / "pushed.json").exists()
+
+
+@pytest.mark.usefixtures("records")
+def test_disabled_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="choose online or offline"):
+        push(config_of(tmp_path, "disabled"), Display())
