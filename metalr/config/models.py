@@ -153,7 +153,9 @@ class TrainConfig(Section):
             raise ValueError(f"depth_groups is for sgd, adamw and adam, not for optimizer={self.optimizer}")
         averaged = self.optimizer in ("schedule_free_sgd", "schedule_free_adamw", "dog")
         if averaged and self.early_stopping and self.early_stopping.restore_best:
-            problem = f"optimizer={self.optimizer} is used at an average, which has no best epoch to go back to"
+            problem = (
+                f"optimizer={self.optimizer} is used at an average, which has no best epoch to go back to"
+            )
             raise ValueError(f"{problem}: set early_stopping.restore_best=false")
         if self.step == "cuda_graph":
             raise ValueError(
