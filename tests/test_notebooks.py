@@ -1,8 +1,9 @@
-"""Every notebook runs from top to bottom as the script it is."""
+"""Every notebook runs from top to bottom as the script it is, and its .ipynb holds the same cells."""
 
 import runpy
 from pathlib import Path
 
+import jupytext
 import matplotlib
 import pytest
 
@@ -20,3 +21,10 @@ def test_it_runs(path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     if path.stem == "4_results":
         assert set(names["tables"]) >= {"cifar10-small"}
         assert names["tables"]["cifar10-small"]["regret (pp)"].notna().all()
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_its_twin_holds_the_same_cells_and_no_outputs(path: Path) -> None:
+    script, twin = jupytext.read(path), jupytext.read(path.with_suffix(".ipynb"))
+    assert [(c.cell_type, c.source) for c in script.cells] == [(c.cell_type, c.source) for c in twin.cells]
+    assert not any(cell.get("outputs") for cell in twin.cells)
