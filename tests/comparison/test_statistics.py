@@ -136,3 +136,19 @@ def test_judgement_needs_both_intervals_and_six_values() -> None:
     few_large = estimate_mean([0.1, 0.1, 0.2, 0.1, 0.15, 3.0], 0.95, 999)
     assert few_large.interval is not None and few_large.interval[0] > 0.0
     assert judge(few_large) == "not told apart"
+
+
+def test_equal_methods_are_seldom_called_different() -> None:
+    """300 studies of 6 paired seeds without a difference: at most the level's 5 %, give or take chance.
+
+    The bootstrap alone would call far more of them different, which is why a judgement asks Student too.
+    """
+    rng = np.random.default_rng(0)
+    estimates = [estimate_mean(rng.normal(size=6).tolist(), num_resamples=499) for _ in range(300)]
+    called = sum(judge(estimate) in ("above", "below") for estimate in estimates)
+    by_bootstrap = sum(
+        estimate.interval is not None and not estimate.interval[0] <= 0.0 <= estimate.interval[1]
+        for estimate in estimates
+    )
+    assert called <= 0.08 * 300
+    assert by_bootstrap > 0.09 * 300
