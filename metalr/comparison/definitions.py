@@ -79,6 +79,7 @@ DEFINITIONS: Mapping[str, str] = {
     ),
     "p_holm": (
         "p value of the two-sided paired permutation test over seeds, adjusted by Holm for all tests of "
-        "its family (every controller against every baseline: in every cell, or overall)."
+        "its family (every controller against every other method: in every cell, or overall; every tuned "
+        "method against the reference)."
     ),
 }

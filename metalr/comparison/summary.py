@@ -82,16 +82,20 @@ class _Summary:
     def as_json(self) -> dict[str, Any]:
         cells = [self._cell(cell) for cell in self.cells]
         overall_paired = self._overall_paired()
+        tuned = [self._tuned(*group) for group in self.tuned]
+        entries = [entry["against_reference"] for group in tuned for entry in group["methods"].values()]
+        against = [entry for entry in entries if entry is not None]
         confidence = self.sampling[0]
         return {
             "tuning_grid_lr": sorted({cell.initial_lr for cell, _ in self.results}),
             "cells": cells,
-            "tuned": [self._tuned(*group) for group in self.tuned],
+            "tuned": tuned,
             "overall": {method: self._overall(method, cells) for method in self.methods},
             "overall_paired": overall_paired,
             "families": {
                 "cells": adjust_family([e for cell in cells for e in cell["paired"].values()], confidence),
                 "overall": adjust_family(list(overall_paired.values()), confidence),
+                "tuned": adjust_family(against, confidence),
             },
         }
 

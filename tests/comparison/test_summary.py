@@ -222,3 +222,12 @@ def test_schema_of_the_overall_section(build: Build, config_with: Configure) -> 
         "samples_per_s", "lr_variance", "log_lr_sd_decades", "total_variation_log_lr",
         "schedule_efficiency", "regret_pp", "num_diverged",
     }  # fmt: skip
+
+
+def test_tuned_methods_are_a_family_of_their_own(build: Build, config_with: Configure) -> None:
+    config = config_with(methods=["constant", "cosine", "metalr-mlp"], initial_lrs=[0.1])
+    means = {"constant": 80.0, "cosine": 82.0, "metalr-mlp": 83.0}
+    summary = summarise(build(config, lambda spec: planted(spec, means)), config, {})
+    assert summary["families"]["tuned"]["num_tests"] == 1
+    entry = summary["tuned"][0]["methods"]["constant"]["against_reference"]
+    assert entry["p_holm"] == entry["p"] == pytest.approx(2 / 64)
