@@ -48,7 +48,7 @@ def without_added(settings: dict[str, Any], added: Mapping[tuple[str, ...], Any]
     for (*sections, name), value in added.items():
         section: Any = kept
         for key in sections:
-            section = section.get(key, {})
+            section = section.get(key) or {}
         if name in section and section[name] == value:
             del section[name]
     return kept

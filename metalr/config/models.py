@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from metalr.config.peers import OptimizerName, PeerName
+from metalr.config.peers import AVERAGING_OPTIMIZERS, OptimizerName, PeerName
 from metalr.config.schedules import ScheduleName, SchedulesConfig
 from metalr.config.section import LR, Count, Fraction, PositiveInt, Section, Seed
 
@@ -151,7 +151,7 @@ class TrainConfig(Section):
             return self
         if self.depth_groups:
             raise ValueError(f"depth_groups is for sgd, adamw and adam, not for optimizer={self.optimizer}")
-        averaged = self.optimizer in ("schedule_free_sgd", "schedule_free_adamw", "dog")
+        averaged = self.optimizer in AVERAGING_OPTIMIZERS
         if averaged and self.early_stopping and self.early_stopping.restore_best:
             problem = (
                 f"optimizer={self.optimizer} is used at an average, which has no best epoch to go back to"
@@ -182,18 +182,25 @@ class ProbeConfig(Section):
 
     num_steps: Annotated[int, Field(ge=8, le=1000)] = 20
     """Optimizer steps of the ramp."""
-    min_lr: LR = 1e-3
-    """LR at the start of the exponential ramp."""
-    max_lr: LR = 10.0
-    """LR at its end, where the loss has not exploded before."""
+    min_lr: LR | None = None
+    """LR at the start of the exponential ramp; null: 0.001, for optimizers that scale the gradient 3e-5."""
+    max_lr: LR | None = None
+    """LR at its end, where the loss has not exploded before; null: 10, for optimizers that scale the gradient 0.3."""
     explode_factor: Annotated[float, Field(gt=1.0)] = 4.0
     """The ramp stops where the loss exceeds this multiple of the initial loss, or is not finite."""
 
     @model_validator(mode="after")
     def _ramp_rises(self) -> ProbeConfig:
-        if self.max_lr < 10 * self.min_lr:
-            raise ValueError(f"max_lr={self.max_lr} must be at least 10 x min_lr={self.min_lr}")
+        for scales_gradients in (False, True):
+            min_lr, max_lr = self.lrs(scales_gradients=scales_gradients)
+            if max_lr < 10 * min_lr:
+                raise ValueError(f"max_lr={max_lr} must be at least 10 x min_lr={min_lr}")
         return self
+
+    def lrs(self, *, scales_gradients: bool) -> tuple[float, float]:
+        """First and last LR of the ramp for an optimizer that does, or does not, scale gradients as Adam does."""
+        first, last = (3e-5, 0.3) if scales_gradients else (1e-3, 10.0)
+        return self.min_lr or first, self.max_lr or last
 
 
 class FinderConfig(ProbeConfig):
@@ -203,6 +210,8 @@ class FinderConfig(ProbeConfig):
     """Optimizer steps of the ramp."""
     min_lr: LR = 1e-5
     """LR at the start of the ramp."""
+    max_lr: LR = 10.0
+    """LR at its end."""
     spacing: Literal["exponential", "linear"] = "exponential"
     """How the LR rises from step to step."""
     rule: Literal["steepest", "valley", "minimum"] = "valley"
@@ -214,8 +223,11 @@ class ControlConfig(Section):
 
     probe: ProbeConfig | None = ProbeConfig()
     """LR range test; null starts from the initial LR instead."""
-    anchor: Literal["linear", "cosine"] = "linear"
-    """Shape of the decay to zero that every decision is anchored to."""
+    anchor: Literal["auto", "hold", "linear", "cosine", "constant"] = "auto"
+    """Shape that every decision is anchored to: `hold` stays up, then falls to zero; `auto`: `constant` for optimizers
+    that average their iterates, else `hold`."""
+    decay_fraction: Annotated[float, Field(gt=0.0, le=1.0)] = 0.2
+    """`hold`: part of the budget in which it falls."""
     warmup_fraction: Fraction = 0.05
     """Part of the budget over which the LR rises linearly from zero."""
     correction_bound: Annotated[float, Field(ge=1.0, le=1e3)] = 3.7
@@ -240,7 +252,7 @@ class HarvestConfig(Section):
         {"task.network": "cnn", "task.width": 8},
         {"task.label_noise": 0.2, "train.batch_size": 64},
     ]
-    """Tasks to harvest from, each a set of overrides of this recipe (`task.*` and `train.*` keys)."""
+    """Tasks to harvest from, each a set of overrides of this recipe: `task.*`, `train.*` and the next four lists."""
     schedules: Annotated[list[ScheduleName], Field(min_length=1)] = [
         "constant", "step", "cosine", "linear",
     ]  # fmt: skip

@@ -11,7 +11,14 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
 
-__all__ = ["PEERS", "OptimizerName", "Peer", "PeerName"]
+__all__ = [
+    "AVERAGING_OPTIMIZERS",
+    "GRADIENT_SCALING_OPTIMIZERS",
+    "PEERS",
+    "OptimizerName",
+    "Peer",
+    "PeerName",
+]
 
 PeerName = Literal[
     "schedule-free-sgd", "schedule-free-adamw", "prodigy", "dadapt-sgd", "dog", "mechanic-sgd", "hypergradient-sgd",
@@ -23,6 +30,15 @@ OptimizerName = Literal[
     "schedule_free_sgd", "schedule_free_adamw", "prodigy", "dadapt_sgd", "dog", "mechanic_sgd", "hypergradient_sgd",
 ]  # fmt: skip
 """What `train.optimizer` may name."""
+
+AVERAGING_OPTIMIZERS: frozenset[OptimizerName] = frozenset(
+    {"schedule_free_sgd", "schedule_free_adamw", "dog"}
+)
+"""Those whose model is an average of the weights that they train."""
+GRADIENT_SCALING_OPTIMIZERS: frozenset[OptimizerName] = frozenset(
+    {"adamw", "adam", "schedule_free_adamw", "prodigy"}
+)
+"""Those that divide the gradient by a running size of it: their LRs are some hundredths of SGD's."""
 
 
 @dataclass(frozen=True)

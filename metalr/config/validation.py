@@ -21,6 +21,8 @@ RENAMED = {"method": "strategy", "train.method": "strategy", "schedule": "strate
 """What users may still call a setting -> what it is called."""
 MIXTURE: KeyPath = ("harvest", "mixture")
 VARIABLE_SECTIONS = ("task", "train")
+VARIABLE_KEYS = ("harvest.initial_lrs", "harvest.budgets", "harvest.schedules", "harvest.seeds")
+"""What else may differ between the tasks of a harvest: LRs mean something else to each optimizer."""
 
 
 class ConfigError(ValueError):
@@ -190,10 +192,12 @@ def _entry_problems(
     varied = json.loads(json.dumps(tree, default=str))
     varied.get("harvest", {}).pop("mixture", None)
     for key, value in entry.items():
-        if key.split(".")[0] not in VARIABLE_SECTIONS or "." not in key:
+        if key not in VARIABLE_KEYS and (key.split(".")[0] not in VARIABLE_SECTIONS or "." not in key):
             nearest = nearest_setting((*VARIABLE_SECTIONS[:1], key))
             hint = f"; did you mean {nearest}?" if nearest and nearest.startswith(("task.", "train.")) else ""
-            allowed = "only task.* and train.* keys may differ between the tasks of a harvest"
+            allowed = (
+                f"only task.*, train.*, {', '.join(VARIABLE_KEYS)} may differ between the tasks of a harvest"
+            )
             problems.append(_line((*path, key), f"unknown key{hint} ({allowed})", origin_of))
         else:
             set_key(varied, tuple(key.split(".")), value)

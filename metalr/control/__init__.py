@@ -7,7 +7,7 @@ bounds), `scheduler` (all of it as a torch scheduler), `schedules` (the hand sch
 modules behind it).
 """
 
-from metalr.control.anchor import anchor, equivalent_peak, mean_anchor
+from metalr.control.anchor import Anchor, anchor_for, averages_iterates, scales_gradients
 from metalr.control.decision import Controller, Decision, Prediction, best_offset
 from metalr.control.features import FEATURE_GROUPS, FEATURE_NAMES, feature_row, feature_rows
 from metalr.control.finder import LRFinderResult, find_lr
@@ -27,6 +27,7 @@ __all__ = [
     "FEATURE_GROUPS",
     "FEATURE_NAMES",
     "SCHEDULE_NAMES",
+    "Anchor",
     "Controller",
     "Decision",
     "FinderCurve",
@@ -41,17 +42,17 @@ __all__ = [
     "Snapshot",
     "Suggestion",
     "WarmupLR",
-    "anchor",
+    "anchor_for",
     "anchored_schedule",
+    "averages_iterates",
     "best_offset",
-    "equivalent_peak",
     "feature_row",
     "feature_rows",
     "find_lr",
     "lr_range_test",
     "make_schedule",
-    "mean_anchor",
     "pretend_validation_loss",
+    "scales_gradients",
     "schedule_notes",
     "schedule_preview",
     "schedule_problems",

@@ -1,64 +1,102 @@
-"""The anchor: the shape from warm-up to zero that every decision is tied to.
+"""The anchor: the shape from warm-up to the end of the budget that every decision is tied to.
 
 Convention: a budget of N units (steps, or epochs where the LR changes once an epoch); unit k,
-counted from 0, is trained at ``peak * anchor((k + 1/2) / N)``, the anchor's value at its middle.
+counted from 0, is trained at ``peak * height((k + 1/2) / N)``, the anchor's height at its middle.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["Shape", "anchor", "equivalent_peak", "mean_anchor"]
+from torch.optim import Optimizer
 
-Shape = Literal["linear", "cosine"]
+from metalr.config import ControlConfig
+
+__all__ = ["Anchor", "Shape", "anchor_for", "averages_iterates", "scales_gradients"]
+
+Shape = Literal["hold", "linear", "cosine", "constant"]
+"""The shapes after the warm-up."""
 
 
-def anchor(progress: float, shape: Shape = "linear", warmup_fraction: float = 0.0) -> float:
-    """The anchor's height, 0 to 1, at `progress` through the budget.
+@dataclass(frozen=True)
+class Anchor:
+    """A shape between 0 and 1 over the budget.
 
     ::
 
-        u / w                          for u < w           (linear warm-up)
-        1 - v                          for u >= w, linear  with v = (u - w) / (1 - w)
-        (1 + cos(pi v)) / 2            for u >= w, cosine
-
-    Args:
-        progress: u, in [0, 1].
-        shape: Decay after the warm-up. Linear to zero wins at short budgets (arXiv 1905.04753,
-            2310.07831).
-        warmup_fraction: w, in [0, 1).
+        u / w                   for u < w            (linear warm-up)
+        hold                    1, and from u = 1 - d on 1 - sqrt(v) with v = (u - 1 + d) / d
+        linear                  1 - v                with v = (u - w) / (1 - w)
+        cosine                  (1 + cos(pi v)) / 2
+        constant                1
 
     Raises:
-        ValueError: `progress` or `warmup_fraction` is out of range.
+        ValueError: a fraction is out of range.
 
-    >>> anchor(0.55, "linear", warmup_fraction=0.1)
+    >>> Anchor("linear", warmup_fraction=0.1).height(0.55)
     0.5
     """
-    if not 0.0 <= progress <= 1.0:
-        raise ValueError(f"progress must be in [0, 1], got {progress=}")
-    if not 0.0 <= warmup_fraction < 1.0:
-        raise ValueError(f"warmup_fraction must be in [0, 1), got {warmup_fraction=}")
-    if progress < warmup_fraction:
-        return progress / warmup_fraction
-    decayed = (progress - warmup_fraction) / (1.0 - warmup_fraction)
-    return 1.0 - decayed if shape == "linear" else (1.0 + math.cos(math.pi * decayed)) / 2.0
+
+    shape: Shape = "hold"
+    """`hold` is the shape of the warm-up-stable-decay schedule (arXiv 2405.18392); a straight line to zero is
+    the usual choice at short budgets (arXiv 1905.04753); `constant` is for optimizers that average."""
+    warmup_fraction: float = 0.0
+    """w, in [0, 1)."""
+    decay_fraction: float = 0.2
+    """d, in (0, 1]: `hold` falls over this last part of the budget, or over what the warm-up leaves of it."""
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.warmup_fraction < 1.0:
+            raise ValueError(f"warmup_fraction must be in [0, 1), got {self.warmup_fraction}")
+        if not 0.0 < self.decay_fraction <= 1.0:
+            raise ValueError(f"decay_fraction must be in (0, 1], got {self.decay_fraction}")
+
+    def height(self, progress: float) -> float:
+        """The height, 0 to 1, at `progress` (u, 0 to 1) through the budget.
+
+        Raises:
+            ValueError: `progress` is out of range.
+        """
+        if not 0.0 <= progress <= 1.0:
+            raise ValueError(f"progress must be in [0, 1], got {progress=}")
+        warmup = self.warmup_fraction
+        if progress < warmup:
+            return progress / warmup
+        if self.shape == "constant":
+            return 1.0
+        if self.shape == "hold":
+            start = max(warmup, 1.0 - self.decay_fraction)
+            return 1.0 - math.sqrt(max(0.0, progress - start) / (1.0 - start))
+        decayed = (progress - warmup) / (1.0 - warmup)
+        return 1.0 - decayed if self.shape == "linear" else (1.0 + math.cos(math.pi * decayed)) / 2.0
+
+    def mean_height(self, epoch: int, total_epochs: int, steps_per_epoch: int) -> float:
+        """The mean over the steps of one epoch (`epoch` counted from 0), in (0, 1]."""
+        total = total_epochs * steps_per_epoch
+        first = epoch * steps_per_epoch
+        heights = [self.height((first + step + 0.5) / total) for step in range(steps_per_epoch)]
+        return sum(heights) / steps_per_epoch
+
+    def equivalent_peak(self, lr: float, epoch: int, total_epochs: int, steps_per_epoch: int) -> float:
+        """The peak whose anchor has the mean LR `lr` over epoch number `epoch` (from 0)."""
+        return lr / self.mean_height(epoch, total_epochs, steps_per_epoch)
 
 
-def mean_anchor(
-    epoch: int, total_epochs: int, steps_per_epoch: int, shape: Shape, warmup_fraction: float
-) -> float:
-    """The anchor's mean over the steps of one epoch (`epoch` counted from 0), in (0, 1]."""
-    total = total_epochs * steps_per_epoch
-    first = epoch * steps_per_epoch
-    heights = [
-        anchor((first + step + 0.5) / total, shape, warmup_fraction) for step in range(steps_per_epoch)
-    ]
-    return sum(heights) / steps_per_epoch
+def averages_iterates(optimizer: Optimizer) -> bool:
+    """Whether the model one uses is an average of the weights that `optimizer` trains (Schedule-Free)."""
+    return hasattr(optimizer, "put_average") or "train_mode" in optimizer.param_groups[0]
 
 
-def equivalent_peak(
-    lr: float, epoch: int, total_epochs: int, steps_per_epoch: int, shape: Shape, warmup_fraction: float
-) -> float:
-    """The peak whose anchor has the mean LR `lr` over epoch number `epoch` (from 0)."""
-    return lr / mean_anchor(epoch, total_epochs, steps_per_epoch, shape, warmup_fraction)
+def scales_gradients(optimizer: Optimizer) -> bool:
+    """Whether `optimizer` divides the gradient by a running size of it, as Adam does."""
+    return "betas" in optimizer.param_groups[0]
+
+
+def anchor_for(optimizer: Optimizer, config: ControlConfig) -> Anchor:
+    """The anchor that `config` asks for; its `auto` is `constant` where `optimizer` averages, else `hold`."""
+    shape = config.anchor
+    if shape == "auto":
+        shape = "constant" if averages_iterates(optimizer) else "hold"
+    return Anchor(shape, config.warmup_fraction, config.decay_fraction)

@@ -49,6 +49,10 @@ def _log(value: float | None) -> float:
     return math.log(value) if value is not None and value > 0.0 else math.nan
 
 
+def _flag(value: bool | None) -> float:
+    return math.nan if value is None else float(value)
+
+
 def _ratio(numerator: float | None, denominator: float | None) -> float:
     if numerator is None or denominator is None or denominator == 0.0:
         return math.nan
@@ -132,6 +136,8 @@ _GROUPS: dict[str, dict[str, Callable[[_State], float]]] = {
         "log_weight_decay": lambda s: (
             math.log(s.setting.weight_decay + 1e-6) if s.setting.weight_decay is not None else math.nan
         ),
+        "averages_iterates": lambda s: _flag(s.setting.averages_iterates),
+        "scales_gradients": lambda s: _flag(s.setting.scales_gradients),
     },
     "lr": {
         "log_peak_over_reference": lambda s: _log_ratio(s.now.peak_lr, _reference(s)),

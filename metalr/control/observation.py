@@ -23,6 +23,10 @@ class Setting:
     batch_size: int | None = None
     momentum: float | None = None
     weight_decay: float | None = None
+    averages_iterates: bool | None = None
+    """Whether what one uses is an average of the trained weights."""
+    scales_gradients: bool | None = None
+    """Whether the optimizer divides the gradient by its size, as Adam does."""
 
 
 @dataclass(frozen=True)

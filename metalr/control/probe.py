@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from metalr.config import ProbeConfig
+from metalr.control.anchor import scales_gradients
 from metalr.control.ramp import run_ramp
 from metalr.control.undo import undone
 
@@ -24,9 +25,14 @@ __all__ = ["ProbeCurve", "lr_range_test"]
 SMOOTHING_STEPS = 1.5
 """Standard deviation, in ramp steps, of the Gaussian that smooths the losses."""
 REFERENCE_FRACTION = 1 / 8
-"""The reference LR is this fraction of the edge of stability. Over 8 tasks (digits and CIFAR-10; MLP, CNN,
-ResNet-18; SGD of momentum 0.9; 4 seeds each) the edge varied by less than a factor of 3 between seeds, the LR
-of the lowest loss by up to 10; see `experiments/results/NOTES.md`."""
+"""The reference LR of SGD is this fraction of the edge of stability. Over 8 tasks (digits and CIFAR-10; MLP,
+CNN, ResNet-18; SGD of momentum 0.9; 4 seeds each) the edge varied by less than a factor of 3 between seeds, the
+LR of the lowest loss by up to 10; see `experiments/results/NOTES.md`."""
+USUAL_SCALED_LR = 0.01
+"""Where gradients are scaled, a step has about the size of the LR however steep the loss is, and the best peak
+moves less than the edge: the reference LR is the geometric mean of the edge and this. Over a ResNet-18, a CNN
+and an MLP on CIFAR-10 under Schedule-Free AdamW the edge ran from 0.0023 to 0.026 (4 seeds each), the best LR
+from 0.01 to 0.03."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +47,8 @@ class ProbeCurve:
     """Whether the ramp ended early, at a loss too large or not finite (which is left out)."""
     num_steps: int
     """Optimizer steps spent, the exploding one included."""
+    scales_gradients: bool = False
+    """Whether the optimizer divides the gradient by its size, as Adam does."""
 
     def smoothed(self) -> np.ndarray:
         """The losses, smoothed over neighbouring steps; shape (len(lrs),)."""
@@ -83,6 +91,8 @@ class ProbeCurve:
     @cached_property
     def reference_lr(self) -> float:
         """What candidates and features are relative to: a guess at the best peak, good to a factor of ten."""
+        if self.scales_gradients:
+            return math.sqrt(self.edge_lr * USUAL_SCALED_LR)
         return REFERENCE_FRACTION * self.edge_lr
 
     def loss_change_at(self, lr: float) -> float | None:
@@ -115,6 +125,7 @@ class ProbeCurve:
             initial_loss=values["initial_loss"],
             exploded=values["exploded"],
             num_steps=values["num_steps"],
+            scales_gradients=values.get("scales_gradients", False),
         )
 
 
@@ -124,7 +135,7 @@ def lr_range_test(
     loss_of_step: Callable[[int], Tensor],
     config: ProbeConfig | None = None,
 ) -> ProbeCurve:
-    """The loss on a ramp of LRs, exponential from `config.min_lr` to `config.max_lr`.
+    """The loss on a ramp of LRs, exponential over `config.lrs`.
 
     Everything is put back afterwards, bit for bit: see `metalr.control.undo`. Every parameter group keeps
     its ratio to the first one.
@@ -141,12 +152,13 @@ def lr_range_test(
         ValueError: the loss is not finite before any update, or the first group's LR is 0.
     """
     config = config or ProbeConfig()
-    ramp = np.geomspace(config.min_lr, config.max_lr, config.num_steps).tolist()
+    scaled = scales_gradients(optimizer)
+    ramp = np.geomspace(*config.lrs(scales_gradients=scaled), config.num_steps).tolist()
     with undone(model, optimizer):
         outcome = run_ramp(optimizer, loss_of_step, ramp, config.explode_factor)
     if not math.isfinite(outcome.initial_loss):
         raise ValueError(f"the probe cannot start: the loss of the first batch is {outcome.initial_loss}")
     losses = outcome.losses or (outcome.initial_loss,)
     return ProbeCurve(
-        tuple(ramp[: len(losses)]), losses, outcome.initial_loss, outcome.exploded, outcome.num_steps
+        tuple(ramp[: len(losses)]), losses, outcome.initial_loss, outcome.exploded, outcome.num_steps, scaled
     )

@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from metalr.config import ControlConfig
-from metalr.control.anchor import anchor
+from metalr.control.anchor import anchor_for, averages_iterates, scales_gradients
 from metalr.control.decision import Controller, Decision, best_offset
 from metalr.control.envelope import bounded_peak, has_exploded
 from metalr.control.features import feature_row
@@ -86,6 +86,7 @@ class MetaLR(LRScheduler):
             )
         self._controller = _resolve(controller)
         self._config = config or ControlConfig()
+        self._anchor = anchor_for(optimizer, self._config)
         self._setting = setting or _setting_of(optimizer, total_epochs, steps_per_epoch)
         self._steps_per_epoch = steps_per_epoch
         self._total_units = total_epochs * steps_per_epoch
@@ -118,10 +119,10 @@ class MetaLR(LRScheduler):
 
     def explain(self) -> str:
         """Why the LR is what it is, in one line."""
-        decision, config = self.last_decision, self._config
+        decision = self.last_decision
         return (
             f"epoch {decision.epoch}: peak LR {decision.peak_lr:.3g} ({decision.reason}), "
-            f"reference {self._reference_lr:.3g}, {config.anchor} anchor"
+            f"reference {self._reference_lr:.3g}, {self._anchor.shape} anchor"
         )
 
     def observe(self, metrics: Observation | Mapping[str, float] | float | None = None) -> None:
@@ -167,7 +168,7 @@ class MetaLR(LRScheduler):
     def _current_lr(self) -> float:
         assert self._peak is not None
         unit = min(max(self.last_epoch, 0), self._total_units - 1)
-        height = anchor((unit + 0.5) / self._total_units, self._config.anchor, self._config.warmup_fraction)
+        height = self._anchor.height((unit + 0.5) / self._total_units)
         return min(self._peak * height, self._config.max_lr)
 
     def _observation(self) -> Observation:
@@ -280,8 +281,10 @@ def _setting_of(optimizer: Optimizer, total_epochs: int, steps_per_epoch: int) -
     return Setting(
         total_epochs,
         steps_per_epoch,
-        momentum=group.get("momentum"),
+        momentum=group["betas"][0] if "betas" in group else group.get("momentum"),
         weight_decay=group.get("weight_decay"),
+        averages_iterates=averages_iterates(optimizer),
+        scales_gradients=scales_gradients(optimizer),
     )
 
 

@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from metalr.config import ConfigError, SchedulesConfig
 from metalr.config.schedules import ScheduleName
-from metalr.control.anchor import Shape, anchor
+from metalr.control.anchor import Anchor
 from metalr.control.schedule import Budget, Schedule, initial_lr_of, interval_of
 from metalr.control.schedule_fit import schedule_problems
 from metalr.control.schedule_shapes import FACTORIES
@@ -108,8 +108,7 @@ def anchored_schedule(
     first_epoch: int,
     total_epochs: int,
     steps_per_epoch: int,
-    shape: Shape,
-    warmup_fraction: float,
+    anchor: Anchor,
 ) -> Schedule:
     """The anchor with the given peak from `first_epoch` (from 0) to the end of the budget: a fork's branch.
 
@@ -122,6 +121,6 @@ def anchored_schedule(
 
     def multiple(step: int) -> float:
         progress = (min(start + step, total - 1) + 0.5) / total
-        return peak_lr * anchor(progress, shape, warmup_fraction) / base
+        return peak_lr * anchor.height(progress) / base
 
     return Schedule(LambdaLR(optimizer, multiple), "step")

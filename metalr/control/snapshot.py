@@ -9,7 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Snapshot", "weights_are_finite"]
+__all__ = ["PROGRESS_SETTINGS", "Snapshot", "weights_are_finite"]
+
+PROGRESS_SETTINGS = frozenset({"k", "weight_sum", "lr_max", "scheduled_lr", "train_mode", "num_averaged"})
+"""Where averaging optimizers count steps and weights: state, though it lies among the groups' settings."""
 
 
 @dataclass(frozen=True)
@@ -35,9 +38,13 @@ class Snapshot:
         optimizer.zero_grad(set_to_none=True)
 
     def restore_keeping_lr(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        """As `restore`, but every parameter group keeps its present settings, the LR among them."""
+        """As `restore`, but every parameter group keeps its present settings, the LR among them.
+
+        What counts the steps of an averaging optimizer (`PROGRESS_SETTINGS`) is put back with the rest.
+        """
+        dropped = PROGRESS_SETTINGS | {"params"}
         settings = [
-            {key: value for key, value in group.items() if key != "params"}
+            {key: value for key, value in group.items() if key not in dropped}
             for group in optimizer.param_groups
         ]
         self.restore(model, optimizer)

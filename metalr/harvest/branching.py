@@ -17,7 +17,8 @@ import torch
 from torch import nn
 
 from metalr.config import ControlConfig, TrainConfig
-from metalr.control import Snapshot, anchored_schedule
+from metalr.control import Snapshot, anchor_for, anchored_schedule
+from metalr.control.snapshot import PROGRESS_SETTINGS
 from metalr.tasks import Task
 from metalr.training import (
     Job,
@@ -183,8 +184,7 @@ def _branch(
         trunk.epoch,
         trunk.config.epochs,
         trunk.steps_per_epoch,
-        control.anchor,
-        control.warmup_fraction,
+        anchor_for(optimizer, control),
     )
     branch = branched(trunk, schedule, optimizer)
     next_loss: float | None = None
@@ -202,7 +202,8 @@ def _branch(
 def _restore_under_recipe(snapshot: Snapshot, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     """As `Snapshot.restore`, but the fresh `optimizer` keeps its groups' settings, and gets no others.
 
-    So neither the momentum that a trunk's schedule has cycled, nor its LRs, reach a branch.
+    So neither the momentum that a trunk's schedule has cycled, nor its LRs, reach a branch; what counts the
+    steps of an averaging optimizer does.
     """
     recipe = [
         {key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups
@@ -210,8 +211,9 @@ def _restore_under_recipe(snapshot: Snapshot, model: nn.Module, optimizer: torch
     snapshot.restore(model, optimizer)
     for group, settings in zip(optimizer.param_groups, recipe, strict=True):
         parameters = group["params"]
+        progress = {key: value for key, value in group.items() if key in PROGRESS_SETTINGS}
         group.clear()
-        group.update(settings, params=parameters)
+        group.update(settings | progress, params=parameters)
 
 
 def _outer_loss(branch: Training) -> float | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+from collections import Counter
 from collections.abc import Callable
 from typing import cast
 
@@ -53,13 +54,10 @@ def plan_trunks(config: ExperimentConfig, digest_of: Callable[[ExperimentConfig]
     Raises:
         ConfigError: a wrong entry in `harvest.mixture`.
     """
-    harvest = config.harvest
-    recipes = [apply_overrides(config, overrides) for overrides in harvest.mixture]
-    budgets = harvest.budgets or [config.train.epochs]
-    cells = itertools.product(
-        range(len(recipes)), budgets, harvest.seeds, harvest.schedules, harvest.initial_lrs
-    )
-    chosen = _thinned(list(cells), harvest.max_runs)
+    alone = apply_overrides(config, {"harvest.mixture": [{}]})  # an entry need not go with another one
+    recipes = [apply_overrides(alone, overrides) for overrides in config.harvest.mixture]
+    cells = [cell for index, recipe in enumerate(recipes) for cell in _cells(index, recipe)]
+    chosen = _thinned(cells, config.harvest.max_runs)
     digests = {index: digest_of(recipes[index]) for index in {cell[0] for cell in chosen}}
     started: set[tuple[int, int, int]] = set()
     specs = []
@@ -70,22 +68,47 @@ def plan_trunks(config: ExperimentConfig, digest_of: Callable[[ExperimentConfig]
     return list({spec.run_id: spec for spec in specs}.values())
 
 
-def _thinned(
-    cells: list[tuple[int, int, int, str, float]], max_runs: int | None
-) -> list[tuple[int, int, int, str, float]]:
-    """At most `max_runs` cells: a seeded draw with every task, budget and LR in nearly equal numbers."""
+Cell = tuple[int, int, int, str, float]
+"""Task, budget, seed, schedule and initial LR of a trunk."""
+
+
+def _cells(index: int, recipe: ExperimentConfig) -> list[Cell]:
+    """Every trunk that one task of the mixture could have."""
+    harvest = recipe.harvest
+    budgets = harvest.budgets or [recipe.train.epochs]
+    return list(itertools.product([index], budgets, harvest.seeds, harvest.schedules, harvest.initial_lrs))
+
+
+def _thinned(cells: list[Cell], max_runs: int | None) -> list[Cell]:
+    """At most `max_runs` cells: a seeded draw with every task, budget and LR in nearly equal numbers.
+
+    A value that not every task has is drawn as much less often as there are fewer cells with it.
+    """
     if max_runs is None or len(cells) <= max_runs:
         return cells
+    shares = _shares(cells)
     shuffled = random.Random(0).sample(cells, len(cells))
-    chosen: list[tuple[int, int, int, str, float]] = []
+    chosen: list[Cell] = []
     counts: dict[tuple[int, object], int] = {}
     while len(chosen) < max_runs:
-        best = min(shuffled, key=lambda cell: sum(counts.get(pair, 0) for pair in enumerate(cell)))
+        best = min(
+            shuffled, key=lambda cell: sum(counts.get(pair, 0) / shares[pair] for pair in enumerate(cell))
+        )
         shuffled.remove(best)
         chosen.append(best)
         for pair in enumerate(best):
             counts[pair] = counts.get(pair, 0) + 1
     return sorted(chosen)
+
+
+def _shares(cells: list[Cell]) -> dict[tuple[int, object], float]:
+    """How often each value of each position is met, relative to the position's mean; 1 for every task."""
+    counts = Counter(pair for cell in cells for pair in enumerate(cell))
+    num_values = Counter(position for position, _ in counts)
+    return {
+        (position, value): count * num_values[position] / len(cells) if position else 1.0
+        for (position, value), count in counts.items()
+    }
 
 
 def _trunk(
@@ -104,6 +127,7 @@ def _trunk(
         probe=recipe.control.probe or ProbeConfig(),
         anchor=recipe.control.anchor,
         warmup_fraction=recipe.control.warmup_fraction,
+        decay_fraction=recipe.control.decay_fraction,
     )
     return RunSpec(
         task=recipe.task,

@@ -18,9 +18,12 @@ from metalr.control import (
     Observation,
     ProbeCurve,
     Setting,
+    anchor_for,
+    averages_iterates,
     feature_row,
     lr_range_test,
     make_schedule,
+    scales_gradients,
 )
 from metalr.control.finder_rules import suggested_lr
 from metalr.control.schedules import Schedule
@@ -110,12 +113,13 @@ def start_or_resume(
         spec.train.batch_size,
         spec.train.momentum,
         spec.train.weight_decay,
+        averages_iterates(optimizer),
+        scales_gradients(optimizer),
     )
     schedule = _schedule(spec, model, optimizer, setting, probe, controller)
     training = Training(task, spec.train, model, optimizer, schedule, spec.seed, steps)
     if spec.control:
-        training.anchor_shape = spec.control.anchor
-        training.warmup_fraction = spec.control.warmup_fraction
+        training.anchor = anchor_for(optimizer, spec.control)
     first = Observation(epoch=0, train_loss=probe.initial_loss if probe else None)
     start_s = time.perf_counter() - started if spec.control else 0.0
     live = LiveRun(spec, folder, training, setting, probe, [first], start_s)

@@ -18,8 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from metalr.config import TrainConfig
-from metalr.control import Observation, Schedule, equivalent_peak
-from metalr.control.anchor import Shape
+from metalr.control import Anchor, Observation, Schedule
 from metalr.tasks import Task
 from metalr.training.averaging import is_averaged, used_weights
 from metalr.training.evaluation import Evaluation, evaluate, last_evaluated
@@ -58,8 +57,8 @@ class Training:
     schedule: Schedule
     seed: int
     steps_per_epoch: int
-    anchor_shape: Shape = "linear"
-    warmup_fraction: float = 0.0
+    anchor: Anchor = field(default_factory=lambda: Anchor("linear"))
+    """Gives the equivalent peak of an epoch's LR."""
     epoch: int = 0
     train_step: Step | None = field(default=None, repr=False, compare=False)
     """How a batch is trained; made at the first epoch."""
@@ -224,14 +223,8 @@ def _norm_measurements(
 
 
 def _equivalent_peak(training: Training, mean_lr: float) -> float:
-    return equivalent_peak(
-        mean_lr,
-        training.epoch,
-        training.config.epochs,
-        training.steps_per_epoch,
-        training.anchor_shape,
-        training.warmup_fraction,
-    )
+    epoch, epochs = training.epoch, training.config.epochs
+    return training.anchor.equivalent_peak(mean_lr, epoch, epochs, training.steps_per_epoch)
 
 
 def branched(training: Training, schedule: Schedule, optimizer: torch.optim.Optimizer) -> Training:

@@ -26,7 +26,7 @@ from pydantic import (
 
 from metalr.config import ControlConfig, ProbeConfig, SchedulesConfig, TaskConfig, TrainConfig, run_id
 from metalr.config.models import MethodName, Seed
-from metalr.config.peers import PEERS
+from metalr.config.peers import AVERAGING_OPTIMIZERS, GRADIENT_SCALING_OPTIMIZERS, PEERS
 from metalr.training.artifacts import ArtifactError, read_json, read_json_lines, write_json
 from metalr.training.layout import resolved_layout
 from metalr.training.step import resolved_step
@@ -56,6 +56,7 @@ ADDED_SETTINGS: dict[tuple[str, ...], Any] = {
     ("train", "step"): "eager",
     ("train", "evaluate_every"): 1,
     ("forks_together",): False,
+    ("control", "decay_fraction"): 0.2,
 }
 """Settings that came after the first records, with what runs did before they existed.
 
@@ -84,7 +85,7 @@ def control_of(method: str, control: ControlConfig) -> ControlConfig | None:
     """What a compared run needs of the control law: all under a controller, the probe for the LR finder."""
     if method.startswith("metalr-"):
         return control
-    return ControlConfig(probe=control.probe or ProbeConfig()) if method == "find" else None
+    return ControlConfig(probe=control.probe or ProbeConfig(), anchor="linear") if method == "find" else None
 
 
 class _Frozen(BaseModel):
@@ -146,6 +147,20 @@ class RunSpec(_Frozen):
         task: TaskConfig = info.data["task"]
         layout = resolved_layout(train.channels_last, task, train.device, train.threads)
         return train.model_copy(update={"step": step, "channels_last": layout})
+
+    @field_validator("control")
+    @classmethod
+    def _anchored(cls, control: ControlConfig | None, info: ValidationInfo) -> ControlConfig | None:
+        if control is None or "train" not in info.data:
+            return control
+        optimizer = info.data["train"].optimizer
+        changes: dict[str, Any] = {}
+        if control.anchor == "auto":
+            changes["anchor"] = "constant" if optimizer in AVERAGING_OPTIMIZERS else "hold"
+        if control.probe:
+            first, last = control.probe.lrs(scales_gradients=optimizer in GRADIENT_SCALING_OPTIMIZERS)
+            changes["probe"] = control.probe.model_copy(update={"min_lr": first, "max_lr": last})
+        return control.model_copy(update=changes)
 
     @field_serializer("schedules")
     def _only_what_is_used(self, value: SchedulesConfig | None) -> dict[str, Any] | None:

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from metalr.config import ControlConfig, TrainConfig
-from metalr.control import anchored_schedule
+from metalr.control import anchor_for, anchored_schedule
 from metalr.control.schedules import Schedule
 from metalr.training.loop import Training
 from metalr.training.stack import Stack
@@ -79,7 +79,7 @@ def _unit_schedule(branch: Training, control: ControlConfig) -> Schedule:
     stand_in = torch.optim.SGD(groups, lr=1.0)
     epochs, steps = branch.config.epochs, branch.steps_per_epoch
     schedule = anchored_schedule(
-        stand_in, 1.0, branch.epoch, epochs, steps, control.anchor, control.warmup_fraction
+        stand_in, 1.0, branch.epoch, epochs, steps, anchor_for(branch.optimizer, control)
     )
     stand_in.step()  # torch warns where a scheduler moves before its optimizer ever did
     return schedule

@@ -122,3 +122,11 @@ def test_any_measurements_give_finite_or_missing_features(values: list[float | N
 def test_an_empty_trace_is_refused() -> None:
     with pytest.raises(ValueError, match="trace is empty"):
         feature_row([], SETTING, None)
+
+
+@pytest.mark.parametrize(("flag", "feature"), [(True, 1.0), (False, 0.0), (None, math.nan)])
+def test_what_the_optimizer_is(flag: bool | None, feature: float) -> None:
+    setting = Setting(8, averages_iterates=flag, scales_gradients=flag)
+    row = feature_row([Observation(epoch=0)], setting, None)
+    for name in ("averages_iterates", "scales_gradients"):
+        assert row[FEATURE_NAMES.index(name)] == pytest.approx(feature, nan_ok=True)

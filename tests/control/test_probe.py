@@ -98,3 +98,23 @@ def test_reading_the_curve_between_below_and_above_its_points() -> None:
 def test_plain_values_and_back() -> None:
     curve = probe_of(10.0)
     assert ProbeCurve.from_dict(curve.to_dict()) == curve
+
+
+@pytest.mark.parametrize(("scales", "ramp"), [(False, (1e-3, 10.0)), (True, (3e-5, 0.3))])
+def test_the_ramp_and_the_reference_of_each_kind_of_optimizer(
+    scales: bool, ramp: tuple[float, float]
+) -> None:
+    model, sgd = quadratic(100.0)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.5) if scales else sgd
+    curve = lr_range_test(model, optimizer, lambda step: 50.0 * model.weight.square().sum())
+    assert curve.lrs[0] == pytest.approx(ramp[0])
+    assert curve.scales_gradients == scales
+    expected = math.sqrt(0.01 * curve.edge_lr) if scales else curve.edge_lr / 8
+    assert curve.reference_lr == pytest.approx(expected, rel=1e-12)
+    assert ProbeCurve.from_dict(curve.to_dict()) == curve
+
+
+def test_a_curve_from_before_optimizers_were_told_apart_is_one_of_sgd() -> None:
+    values = probe_of(1.0).to_dict()
+    del values["scales_gradients"]
+    assert not ProbeCurve.from_dict(values).scales_gradients

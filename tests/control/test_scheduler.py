@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import SequentialLR
 from metalr.config import ControlConfig
 from metalr.control import MetaLR, Observation
 
-NO_WARMUP = ControlConfig(warmup_fraction=0.0, max_rise=100.0)
+NO_WARMUP = ControlConfig(anchor="linear", warmup_fraction=0.0, max_rise=100.0)
 
 
 def one_weight(lr: float = 0.1) -> tuple[nn.Linear, torch.optim.SGD]:

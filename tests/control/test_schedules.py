@@ -24,6 +24,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, CyclicLR, OneCycleLR, Re
 
 from metalr.config import ConfigError, SchedulesConfig
 from metalr.control import SCHEDULE_NAMES, Observation
+from metalr.control.anchor import Anchor
 from metalr.control.schedules import Schedule, anchored_schedule, make_schedule
 
 MOMENTA_UP = [0.95, 0.93, 0.91, 0.89, 0.87, 0.85]
@@ -133,7 +134,7 @@ def test_the_traces_of_an_earlier_schedule_are_not_used() -> None:
 
 def test_a_branch_follows_its_anchor_from_its_first_epoch() -> None:
     optimizer = optimizer_with_groups()
-    schedule = anchored_schedule(optimizer, 0.4, 2, EPOCHS, STEPS, "linear", 0.0)
+    schedule = anchored_schedule(optimizer, 0.4, 2, EPOCHS, STEPS, Anchor("linear"))
     expected = [0.4 * (1 - (6 + step + 0.5) / 12) for step in range(6)]
     assert first_lrs(drive(schedule, optimizer, LOSSES[2:])) == pytest.approx(expected, rel=1e-12)
 
@@ -148,7 +149,7 @@ def test_a_branch_of_any_run_has_the_lr_of_its_own_peak(trunk: str, warmup_epoch
     drive(make_schedule(trunk, optimizer, EPOCHS, STEPS, settings), optimizer, LOSSES[:3])
     restored = optimizer_with_groups()
     restored.load_state_dict(optimizer.state_dict())
-    rows = drive(anchored_schedule(restored, 0.4, 3, EPOCHS, STEPS, "linear", 0.0), restored, LOSSES[3:])
+    rows = drive(anchored_schedule(restored, 0.4, 3, EPOCHS, STEPS, Anchor("linear")), restored, LOSSES[3:])
     expected = [0.4 * (1 - (9 + step + 0.5) / 12) for step in range(3)]
     for group, ratio in enumerate(RATIOS):
         assert [row[group] for row in rows] == pytest.approx([ratio * lr for lr in expected], rel=1e-12)

@@ -7,20 +7,24 @@ import torch
 from training.tiny import CONTROL, TASK, TRAIN, job_of, tiny_spec, tiny_task, trunk_spec, without_times
 
 from metalr.config import DepthGroup, TrainConfig
-from metalr.control import anchored_schedule
+from metalr.control import anchor_for, anchored_schedule
 from metalr.harvest import branching
 from metalr.harvest.branching import run_trunk
 from metalr.training import ForkPlan, Job, LiveRun, RunStore, train_run
-from metalr.training.loop import Training, evaluate, make_optimizer, train_epoch
+from metalr.training.loop import Training, evaluate_splits, make_optimizer, train_epoch
 
 GROUPS = [DepthGroup(lr_ratio=0.1, unfreeze_epoch=3), DepthGroup(lr_ratio=0.5), DepthGroup()]
 RECIPE = TRAIN.model_copy(
     update={"optimizer": "adamw", "lr": 0.01, "depth_groups": GROUPS, "decay_norms_and_biases": False}
 )
 
+AVERAGED = TRAIN.model_copy(update={"optimizer": "schedule_free_adamw", "lr": 0.01})
+SCHEDULE_FREE_SGD = TRAIN.model_copy(update={"optimizer": "schedule_free_sgd", "lr": 1.0})
+
 
 @pytest.mark.parametrize(
-    ("method", "train"), [("cosine", TRAIN), ("one_cycle", RECIPE), ("plateau", RECIPE)]
+    ("method", "train"),
+    [("cosine", TRAIN), ("one_cycle", RECIPE), ("plateau", RECIPE), ("one_cycle", AVERAGED)],
 )  # fmt: skip
 def test_a_trunk_is_not_disturbed_by_its_forks(method: str, train: TrainConfig, tmp_path: Path) -> None:
     forked = run_trunk(job_of(trunk_spec(method, train=train), tmp_path / "forked"), tiny_task())
@@ -42,7 +46,7 @@ def test_every_candidate_of_every_fork_is_there_once(tmp_path: Path) -> None:
     assert sum(told) == 4 + 3 * 4 + 3 * 2
 
 
-@pytest.mark.parametrize("train", [TRAIN, RECIPE])
+@pytest.mark.parametrize("train", [TRAIN, RECIPE, AVERAGED, SCHEDULE_FREE_SGD])
 def test_a_branch_against_training_it_by_hand(train: TrainConfig, tmp_path: Path) -> None:
     """The middle candidate of the fork at epoch 2, trained from a copy of the trunk's state.
 
@@ -66,12 +70,12 @@ def test_a_branch_against_training_it_by_hand(train: TrainConfig, tmp_path: Path
     optimizer.load_state_dict(state["o"])
     peak = record.forks[4]["peak_lr"]
     steps = kept[0].steps_per_epoch
-    schedule = anchored_schedule(optimizer, peak, 2, 4, steps, CONTROL.anchor, CONTROL.warmup_fraction)
+    schedule = anchored_schedule(optimizer, peak, 2, 4, steps, anchor_for(optimizer, CONTROL))
     branch = Training(tiny_task(), spec.train, model, optimizer, schedule, spec.seed, steps, epoch=2)
     losses = []
     for _ in range(2):
         train_epoch(branch)
-        losses.append(evaluate(model, branch.task, "outer_valid", spec.train).loss)
+        losses.append(evaluate_splits(branch, ["outer_valid"])[0].loss)
     assert [record.forks[4]["next_loss"], record.forks[4]["final_loss"]] == losses
 
 

@@ -94,3 +94,22 @@ def test_an_absent_gpu_is_named() -> None:
         with pytest.raises(ValueError, match="torch sees no GPU"):
             resolved_device("cuda")
         assert resolved_device("auto") == "cpu"
+
+
+def test_a_task_may_have_budgets_and_lrs_of_its_own() -> None:
+    averaged = {"train.optimizer": "schedule_free_sgd", "harvest.initial_lrs": [3.0], "harvest.budgets": [2]}
+    specs = plan(mixture=[{}, averaged], budgets=[4, 8], initial_lrs=[0.1], max_runs=None)
+    found = {(spec.train.optimizer, spec.train.epochs, spec.train.lr) for spec in specs}
+    assert found == {("sgd", 4, 0.1), ("sgd", 8, 0.1), ("schedule_free_sgd", 2, 3.0)}
+
+
+def test_the_tasks_of_a_mixture_need_not_go_with_each_other() -> None:
+    entries = [{"train.nesterov": True}, {"train.optimizer": "schedule_free_sgd"}]
+    assert {spec.train.optimizer for spec in plan(mixture=entries)} == {"sgd", "schedule_free_sgd"}
+
+
+def test_thinning_keeps_tasks_even_and_does_not_favour_what_few_of_them_have() -> None:
+    mixture = [{}, {"task.label_noise": 0.1}, {"task.label_noise": 0.2, "harvest.budgets": [4, 8, 16]}]
+    specs = plan(mixture=mixture, budgets=[4, 8], seeds=list(range(1, 9)), max_runs=30)
+    assert Counter(spec.task.label_noise for spec in specs) == {0.0: 10, 0.1: 10, 0.2: 10}
+    assert 3 <= sum(spec.train.epochs == 16 for spec in specs) <= 4  # a seventh of the cells

@@ -68,7 +68,7 @@ def test_a_spec_holds_how_its_batches_are_trained(step: str, resolved: str) -> N
 
 
 def test_every_later_setting_is_a_setting() -> None:
-    settings = spec_of(FIRST_SPECS[0]).model_dump()
+    settings = spec_of(FIRST_SPECS[0]).model_dump() | {"control": ControlConfig().model_dump()}
     for (*sections, name), _value in ADDED_SETTINGS.items():
         section = settings
         for key in sections:
@@ -118,8 +118,8 @@ def test_a_spec_reads_back_as_the_run_it_was() -> None:
 def test_the_lr_finder_pays_for_its_probe_and_a_schedule_has_none() -> None:
     control = ControlConfig(probe=ProbeConfig(num_steps=12), warmup_fraction=0.2)
     assert control_of("metalr-lstm", control) == control
-    assert control_of("find", control) == ControlConfig(probe=ProbeConfig(num_steps=12))
-    assert control_of("find", ControlConfig(probe=None)) == ControlConfig()
+    assert control_of("find", control) == ControlConfig(probe=ProbeConfig(num_steps=12), anchor="linear")
+    assert control_of("find", ControlConfig(probe=None)) == ControlConfig(anchor="linear")
     assert control_of("cosine", control) is None
 
 
@@ -128,3 +128,25 @@ def test_the_lr_finder_pays_for_its_probe_and_a_schedule_has_none() -> None:
 )
 def test_the_schedule_a_method_moves_along(method: str, name: str | None) -> None:
     assert spec_of(FIRST_SPECS[0]).model_copy(update={"method": method}).schedule_name == name
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "anchor", "ramp"),
+    [
+        ("sgd", "hold", (1e-3, 10.0)),
+        ("adamw", "hold", (3e-5, 0.3)),
+        ("schedule_free_sgd", "constant", (1e-3, 10.0)),
+        ("schedule_free_adamw", "constant", (3e-5, 0.3)),
+    ],
+)
+def test_the_control_law_of_a_run_is_what_its_optimizer_wants(
+    optimizer: str, anchor: str, ramp: tuple[float, float]
+) -> None:
+    first = spec_of(FIRST_SPECS[0]).model_dump()
+    values = first | {"train": first["train"] | {"optimizer": optimizer}, "control": ControlConfig()}
+    control = RunSpec.model_validate(values).control
+    assert control is not None
+    assert control.probe is not None
+    assert (control.anchor, control.probe.min_lr, control.probe.max_lr) == (anchor, *ramp)
+    chosen = ControlConfig(anchor="cosine", probe=ProbeConfig(min_lr=1e-4, max_lr=1.0))
+    assert RunSpec.model_validate(values | {"control": chosen}).control == chosen

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 import torch
 from training.repeat import repeat
-from training.tiny import CONTROL, TRAIN, tiny_task
+from training.tiny import CONTROL as TINY_CONTROL
+from training.tiny import TRAIN, tiny_task
 
 from metalr.config import DepthGroup, TrainConfig
-from metalr.control import Snapshot, anchored_schedule, make_schedule
+from metalr.control import Snapshot, anchor_for, anchored_schedule, make_schedule
 from metalr.training import stack, together
 from metalr.training.loop import Training, branched, evaluate, make_optimizer, train_epoch
 from metalr.training.stack import Stack
@@ -20,6 +21,9 @@ from metalr.training.together import branches_together
 PEAKS = [0.003, 0.02, 0.05]
 LATE = 2e3
 """A peak whose loss is finite for one epoch and no longer."""
+
+# A steadily falling LR: rounding grows fast where it stays high.
+CONTROL = TINY_CONTROL.model_copy(update={"anchor": "linear"})
 
 
 def state_of(network: str, dropout: float = 0.0, device: str = "cpu", **changes: Any) -> Training:
@@ -57,9 +61,7 @@ def one_after_another(trunk: Training, peaks: list[float]) -> list[tuple[float |
         ):
             group.update({key: value for key, value in recipe.items() if key != "params"})
             group.pop("initial_lr", None)
-        schedule = anchored_schedule(
-            optimizer, peak, trunk.epoch, 4, 3, CONTROL.anchor, CONTROL.warmup_fraction
-        )
+        schedule = anchored_schedule(optimizer, peak, trunk.epoch, 4, 3, anchor_for(optimizer, CONTROL))
         branch = branched(trunk, schedule, optimizer)
         losses: list[float | None] = [None, None]
         while branch.epoch < 4:
