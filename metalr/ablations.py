@@ -12,6 +12,7 @@ from metalr.comparison.ablation import ablation_summary, ablation_table, ablatio
 from metalr.comparison.measures import Outcome, outcome_of
 from metalr.comparison.summary import NUM_CLASSES
 from metalr.config import ConfigError, ExperimentConfig
+from metalr.config.controlled import CONTROLLED
 from metalr.display import Display
 from metalr.figures import draw_ablation
 from metalr.provenance import facts_of
@@ -92,7 +93,7 @@ def _controllers(
 ) -> dict[str, Path]:
     made: dict[str, Path] = {}
     for recipe in rows.values():
-        if method_of(recipe).startswith("metalr-"):
+        if method_of(recipe) in CONTROLLED:
             made |= controllers_of(_compared(recipe, after), display)
     return made
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from metalr.config import ConfigError, ExperimentConfig, SchedulesConfig
+from metalr.config.controlled import CONTROLLED
 from metalr.control import make_schedule, schedule_notes
 from metalr.display import Display, format_duration
 from metalr.harvest.cost import estimate_cost
@@ -112,7 +113,7 @@ def unfinished(config: ExperimentConfig, specs: Sequence[RunSpec]) -> list[RunSp
 
 
 def _job(config: ExperimentConfig, spec: RunSpec, controllers: Mapping[str, Path]) -> Job:
-    controller = controllers.get(spec.method.removeprefix("metalr-"))
+    controller = controllers.get(CONTROLLED[spec.method].learner) if spec.method in CONTROLLED else None
     return Job(
         spec=spec,
         store=config.store,

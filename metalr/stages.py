@@ -15,6 +15,7 @@ from typing import Any
 
 from metalr.comparison import missing_peers, plan_runs, verdict, write_report
 from metalr.config import ConfigError, ExperimentConfig, short_hash
+from metalr.config.controlled import CONTROLLED
 from metalr.control import FEATURE_NAMES
 from metalr.display import Display
 from metalr.harvest.meta_dataset import MetaDataset, build_meta_dataset, load_meta_dataset, save_meta_dataset
@@ -196,8 +197,8 @@ def report(config: ExperimentConfig, display: Display) -> Path:
 
 
 def _needed_learners(config: ExperimentConfig) -> list[str]:
-    prefix = "metalr-"
-    return [method.removeprefix(prefix) for method in config.compare.methods if method.startswith(prefix)]
+    methods = [method for method in config.compare.methods if method in CONTROLLED]
+    return list(dict.fromkeys(CONTROLLED[method].learner for method in methods))
 
 
 def controllers_of(config: ExperimentConfig, display: Display) -> dict[str, Path]:

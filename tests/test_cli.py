@@ -352,7 +352,11 @@ def completions(words: str, position: int) -> list[str]:
         ("metalr compare train.dtype = b", 4, ["bfloat16"]),
         ("metalr compare train.dtype =", 3, ["float32", "bfloat16"]),
         ("metalr compare train.nesterov = ", 4, ["true", "false"]),
-        ("metalr train strategy = metalr", 4, ["metalr-mlp", "metalr-lstm", "metalr"]),
+        (
+            "metalr train strategy = metalr",
+            4,
+            ["metalr-mlp", "metalr-lstm", "metalr-mlp-sf", "metalr-lstm-sf", "metalr"],
+        ),
     ],
 )
 def test_the_shell_completes(words: str, position: int, expected: list[str]) -> None:

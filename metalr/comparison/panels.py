@@ -37,6 +37,8 @@ PALETTE: Mapping[str, str] = {
     "hypergradient-sgd": "#B56A72",
     "metalr-mlp": "#DB5A00",
     "metalr-lstm": "#C2619B",
+    "metalr-mlp-sf": "#A07800",
+    "metalr-lstm-sf": "#8E62D9",
 }
 """After Okabe and Ito, shaded so that each is readable on white and on near-black."""
 
@@ -55,6 +57,8 @@ DASHES: Mapping[str, Any] = {
     "linear": _DASHES[3],
     "metalr-mlp": "solid",
     "metalr-lstm": (0, (8, 1.2)),
+    "metalr-mlp-sf": (0, (9, 1, 1, 1)),
+    "metalr-lstm-sf": (0, (9, 1, 3, 1)),
 } | {
     name: _DASHES[index % len(_DASHES)]
     for index, name in enumerate(
@@ -74,6 +78,7 @@ MARKERS: Mapping[str, str] = {
     "greedy": "1", "explore": "x", "find": "2", "schedule-free-sgd": "3",
     "schedule-free-adamw": "4", "prodigy": "+", "dadapt-sgd": "|", "dog": "_",
     "mechanic-sgd": ".", "hypergradient-sgd": ",", "metalr-mlp": "o", "metalr-lstm": "P",
+    "metalr-mlp-sf": "$o$", "metalr-lstm-sf": "$+$",
 }  # fmt: skip
 """Marker of each method."""
 

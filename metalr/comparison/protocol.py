@@ -9,6 +9,7 @@ from itertools import product
 from typing import get_args
 
 from metalr.config import ExperimentConfig, TaskConfig, TrainConfig
+from metalr.config.controlled import CONTROLLED, optimizer_of, peer_of
 from metalr.config.models import MethodName
 from metalr.config.peers import PEERS
 from metalr.config.schedules import ScheduleName
@@ -31,7 +32,6 @@ __all__ = [
 METHODS: tuple[MethodName, ...] = get_args(MethodName)
 """All methods, in the order of every table and legend."""
 
-_PREFIX = "metalr-"
 _NO_HAND_SCHEDULES = ("greedy", "explore")
 """`greedy` looks at the run and counts as a peer; `explore` is a random path, made to be harvested."""
 _LR_DIGITS = 12
@@ -49,7 +49,7 @@ class Cell:
 
 def is_controlled(method: str) -> bool:
     """Whether `method` is a learned controller, not a baseline schedule."""
-    return method.startswith(_PREFIX)
+    return method in CONTROLLED
 
 
 def is_hand_schedule(method: str) -> bool:
@@ -63,12 +63,12 @@ def report_lrs(config: ExperimentConfig) -> list[float]:
 
 
 def missing_peers(methods: Sequence[str]) -> dict[str, str]:
-    """The peers among `methods` whose package is not installed, each with what to install."""
-    modules = {method: PEERS[method].module for method in methods if method in PEERS}
+    """Those of `methods` that need a package which is not installed, each with what to install."""
+    peers = {method: peer for method in methods if (peer := peer_of(method)) is not None}
     return {
-        method: f"the package {PEERS[method].package} is not installed"
-        for method, module in modules.items()
-        if module is not None and find_spec(module) is None
+        method: f"the package {peer.package} is not installed"
+        for method, peer in peers.items()
+        if peer.module is not None and find_spec(peer.module) is None
     }
 
 
@@ -128,13 +128,14 @@ def _run_lrs(method: str, config: ExperimentConfig) -> list[float]:
 
 
 def _train_of(method: str, config: ExperimentConfig, device: str, epochs: int, lr: float) -> TrainConfig:
-    """The recipe's `train` section, under the peer's optimizer where `method` is one."""
+    """The recipe's `train` section, under the optimizer that `method` brings along."""
     step = resolved_step(config.train.step, device)
     changes = {"device": device, "step": step, "epochs": epochs, "lr": lr}
-    if method not in PEERS:
+    optimizer = optimizer_of(method)
+    if optimizer is None:
         return config.train.model_copy(update=changes)
     # Neither exists for these optimizers, and a comparison should not end there.
-    changes |= {"optimizer": PEERS[method].optimizer, "nesterov": False}
+    changes |= {"optimizer": optimizer, "nesterov": False}
     changes["step"] = "eager" if step == "cuda_graph" else step
     return TrainConfig.model_validate(config.train.model_dump() | changes)
 
@@ -173,9 +174,9 @@ def plan_runs(
 
 
 def _controller_of(method: MethodName, controllers: Mapping[str, str]) -> str | None:
-    if not is_controlled(method):
+    if method not in CONTROLLED:
         return None
-    learner = method.removeprefix(_PREFIX)
+    learner = CONTROLLED[method].learner
     if learner not in controllers:
         known = ", ".join(sorted(controllers)) or "none"
         raise ValueError(

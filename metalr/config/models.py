@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from metalr.config.controlled import ControlledName, LearnerName
 from metalr.config.peers import AVERAGING_OPTIMIZERS, OptimizerName, PeerName
 from metalr.config.schedules import ScheduleName, SchedulesConfig
 from metalr.config.section import LR, Count, Fraction, PositiveInt, Section, Seed
@@ -34,13 +35,12 @@ __all__ = [
     "WandbConfig",
 ]
 
-MethodName = Literal[ScheduleName, "find", PeerName, "metalr-mlp", "metalr-lstm"]
+MethodName = Literal[ScheduleName, "find", PeerName, ControlledName]
 """Who may set the LR: the schedules, the LR finder + cosine, the peers, the learned controllers."""
 StrategyName = Literal[MethodName, "metalr"]
 """A method, or `metalr` for the learned controller of `DEFAULT_METHOD`."""
 DEFAULT_METHOD: MethodName = "metalr-lstm"
 """What `metalr` stands for."""
-LearnerName = Literal["mlp", "lstm"]
 
 
 class TaskConfig(Section):

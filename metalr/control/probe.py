@@ -26,13 +26,13 @@ SMOOTHING_STEPS = 1.5
 """Standard deviation, in ramp steps, of the Gaussian that smooths the losses."""
 REFERENCE_FRACTION = 1 / 8
 """The reference LR of SGD is this fraction of the edge of stability. Over 8 tasks (digits and CIFAR-10; MLP,
-CNN, ResNet-18; SGD of momentum 0.9; 4 seeds each) the edge varied by less than a factor of 3 between seeds, the
-LR of the lowest loss by up to 10; see `experiments/results/NOTES.md`."""
+CNN, ResNet-18; SGD of momentum 0.9; 4 seeds each) the edge varied by less than a factor of 3 between seeds,
+the LR of the lowest loss by up to 10; see `experiments/results/NOTES.md`."""
 USUAL_SCALED_LR = 0.01
-"""Where gradients are scaled, a step has about the size of the LR however steep the loss is, and the best peak
-moves less than the edge: the reference LR is the geometric mean of the edge and this. Over a ResNet-18, a CNN
-and an MLP on CIFAR-10 under Schedule-Free AdamW the edge ran from 0.0023 to 0.026 (4 seeds each), the best LR
-from 0.01 to 0.03."""
+"""Where gradients are scaled, a step has about the size of the LR however steep the loss is, and the best
+peak moves less than the edge: the reference LR is the geometric mean of the edge and this. Over a ResNet-18,
+a CNN and an MLP on CIFAR-10 under Schedule-Free AdamW the edge ran from 0.0023 to 0.026 (4 seeds each), the
+best LR from 0.003 to 0.03."""
 
 
 @dataclass(frozen=True)

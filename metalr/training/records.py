@@ -25,6 +25,7 @@ from pydantic import (
 )
 
 from metalr.config import ControlConfig, ProbeConfig, SchedulesConfig, TaskConfig, TrainConfig, run_id
+from metalr.config.controlled import CONTROLLED, optimizer_of
 from metalr.config.models import MethodName, Seed
 from metalr.config.peers import AVERAGING_OPTIMIZERS, GRADIENT_SCALING_OPTIMIZERS, PEERS
 from metalr.training.artifacts import ArtifactError, read_json, read_json_lines, write_json
@@ -71,7 +72,7 @@ FIRST_METHODS = ("constant", "step", "cosine", "linear")
 
 def schedules_of(method: str, schedules: SchedulesConfig) -> SchedulesConfig | None:
     """The schedule settings that are part of a run's identity; None where it has none, or its first ones."""
-    if method.startswith("metalr-"):
+    if method in CONTROLLED:
         return None
     if method in PEERS:
         method = PEERS[method].schedule
@@ -83,7 +84,7 @@ def schedules_of(method: str, schedules: SchedulesConfig) -> SchedulesConfig | N
 
 def control_of(method: str, control: ControlConfig) -> ControlConfig | None:
     """What a compared run needs of the control law: all under a controller, the probe for the LR finder."""
-    if method.startswith("metalr-"):
+    if method in CONTROLLED:
         return control
     return ControlConfig(probe=control.probe or ProbeConfig(), anchor="linear") if method == "find" else None
 
@@ -125,9 +126,9 @@ class RunSpec(_Frozen):
     """Whether `test` is read, once, after the last epoch."""
 
     @model_validator(mode="after")
-    def _a_peer_has_its_optimizer(self) -> RunSpec:
-        if self.method in PEERS and self.train.optimizer != PEERS[self.method].optimizer:
-            wanted = PEERS[self.method].optimizer
+    def _a_method_has_its_optimizer(self) -> RunSpec:
+        wanted = optimizer_of(self.method)
+        if wanted is not None and self.train.optimizer != wanted:
             raise ValueError(f"method {self.method} is train.optimizer={wanted}, not {self.train.optimizer}")
         return self
 
@@ -170,7 +171,7 @@ class RunSpec(_Frozen):
     @property
     def schedule_name(self) -> str | None:
         """The hand schedule that moves the LR; None under a learned controller."""
-        if self.method.startswith("metalr-"):
+        if self.method in CONTROLLED:
             return None
         if self.method in PEERS:
             return PEERS[self.method].schedule

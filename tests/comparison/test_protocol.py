@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from metalr.comparison import Cell, cell_of, cells_of, missing_peers, plan_runs
-from metalr.config import ExperimentConfig, TaskConfig
+from metalr.comparison import Cell, cell_of, cells_of, missing_peers, plan_runs, protocol
+from metalr.config import ExperimentConfig, TaskConfig, apply_overrides
 
 
 def plan_config() -> ExperimentConfig:
@@ -123,3 +123,27 @@ def test_a_peer_without_its_package_is_named(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr("metalr.comparison.protocol.find_spec", lambda name: None)
     methods = ["cosine", "prodigy", "hypergradient-sgd"]
     assert missing_peers(methods) == {"prodigy": "the package prodigyopt is not installed"}
+
+
+def test_a_controller_of_schedule_free_brings_its_optimizer_along() -> None:
+    config = peer_config(methods=["metalr-lstm", "metalr-lstm-sf"])
+    config = apply_overrides(config, {"train.nesterov": True})
+    specs = plan_runs(config, "digest", "cpu", {"lstm": "b" * 64})
+    found = {s.method: (s.train.optimizer, s.train.nesterov, s.controller_sha256) for s in specs}
+    assert found == {
+        "metalr-lstm": ("sgd", True, "b" * 64),
+        "metalr-lstm-sf": ("schedule_free_adamw", False, "b" * 64),
+    }
+    assert {s.train.lr for s in specs} == {0.01, 0.1}
+    controls = {s.method: s.control for s in specs}
+    assert {method: control.anchor for method, control in controls.items() if control} == {
+        "metalr-lstm": "hold",
+        "metalr-lstm-sf": "constant",
+    }
+
+
+def test_a_controller_of_schedule_free_needs_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "find_spec", lambda module: None)
+    assert missing_peers(["metalr-lstm", "metalr-lstm-sf", "cosine"]) == {
+        "metalr-lstm-sf": "the package schedulefree is not installed"
+    }

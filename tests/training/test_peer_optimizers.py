@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from training.tiny import TRAIN, job_of, tiny_spec, tiny_task, without_times
+from training.tiny import TRAIN, job_of, rule_controller, tiny_spec, tiny_task, without_times
 
 from metalr.config import ConfigError, TrainConfig
 from metalr.config.peers import PEERS
@@ -42,9 +42,25 @@ def live_of(spec: RunSpec, folder: Path) -> Any:
 
 @pytest.mark.parametrize("method", NAMES)
 def test_a_killed_run_goes_on_with_the_same_bits(method: str, tmp_path: Path) -> None:
-    spec = peer_spec(method, "resnet18")
+    straight_and_killed(peer_spec(method, "resnet18"), None, tmp_path)
+
+
+def test_a_killed_run_under_a_controller_goes_on_with_the_same_average(tmp_path: Path) -> None:
+    train = TRAIN.model_copy(update={"optimizer": "schedule_free_adamw"})
+    task = tiny_task(network="resnet18").config
+    straight = straight_and_killed(
+        tiny_spec("metalr-mlp-sf", task=task, train=train), rule_controller(), tmp_path
+    )
+    assert straight.rows[0]["probe"]["scales_gradients"]
+    peaks = [row["decision"]["peak_lr"] for row in straight.rows[:-1]]
+    steps = [row["observation"]["lr"] for row in straight.epochs]
+    assert steps[1:] == pytest.approx(peaks[1:], rel=1e-6)  # no fall: the iterates are averaged
+
+
+def straight_and_killed(spec: RunSpec, controller: Any, tmp_path: Path) -> Any:
+    """The run's record, after it was found to have the same bits where it was killed on its way."""
     task = tiny_task(**spec.task.model_dump())
-    straight = train_run(job_of(spec, tmp_path / "straight"), task)
+    straight = train_run(job_of(spec, tmp_path / "straight"), task, controller)
 
     class Killed(Exception):
         pass
@@ -54,13 +70,14 @@ def test_a_killed_run_goes_on_with_the_same_bits(method: str, tmp_path: Path) ->
             raise Killed
 
     with pytest.raises(Killed):
-        train_run(job_of(spec, tmp_path / "killed"), task, None, kill)
+        train_run(job_of(spec, tmp_path / "killed"), task, controller, kill)
     folder = tmp_path / "killed" / spec.run_id
     assert load_latest_checkpoint(folder, torch.device("cpu")) is not None
-    resumed = train_run(job_of(spec, tmp_path / "killed"), task)
+    resumed = train_run(job_of(spec, tmp_path / "killed"), task, controller)
     assert without_times(resumed.rows) == without_times(straight.rows)
     assert resumed.result["final"] == straight.result["final"]
     assert all(row["lr"] > 0.0 for row in straight.epochs)
+    return straight
 
 
 @pytest.mark.parametrize("method", NAMES)
