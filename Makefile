@@ -15,7 +15,7 @@ SETTINGS = "$(RECIPE)" $(OVERRIDES)
 PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help compare metadataset train-meta train lr-find schedules report bench test test-slow check format install clean
+.PHONY: help compare metadataset train-meta train lr-find schedules report dashboard bench test test-slow check format install clean
 
 help: ## this list
 	@echo "usage: make TARGET [RECIPE=digits | path.yaml] [SET=\"train.epochs=5 ...\"]"
@@ -42,6 +42,9 @@ lr-find: $(STAMP) ## run the LR finder on the recipe's network, draw its curve, 
 
 schedules: $(STAMP) ## draw every hand schedule over the recipe's budget, print its LRs
 	@$(BIN)/metalr schedules $(SETTINGS)
+
+dashboard: $(STAMP) ## build the recipe's Weights & Biases workspace; without a login, write its definition
+	@$(BIN)/metalr dashboard $(SETTINGS)
 
 report: $(STAMP) ## write the report again from the records
 	@$(BIN)/metalr report $(SETTINGS)

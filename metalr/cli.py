@@ -128,6 +128,18 @@ def push(arguments: Arguments = None) -> None:
     _run_stage(arguments, stage)
 
 
+@app.command()
+def dashboard(arguments: Arguments = None) -> None:
+    """Build the Weights & Biases workspace of a recipe; without a login, write and check its definition."""
+
+    def stage(config: ExperimentConfig, display: Display) -> Path | str:
+        from metalr import dashboard as workspaces
+
+        return workspaces.dashboard(config, display)
+
+    _run_stage(arguments, stage)
+
+
 @app.command("lr-find")
 def lr_find(arguments: Arguments = None) -> None:
     """Run the LR finder on the recipe's network; draw its curve and suggest an LR."""

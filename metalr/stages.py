@@ -27,14 +27,15 @@ from metalr.provenance import git_commit, provenance
 from metalr.runs import data_digest, finish_runs, unfinished
 from metalr.training import (
     ArtifactError,
-    Job,
     RunRecord,
     RunSpec,
     RunStore,
     package_versions,
 )
 from metalr.training.artifacts import read_json
-from metalr.training.tracking import Tracker, log_run_record, start_tracking
+from metalr.training.tracking import Tracker, start_tracking
+from metalr.wandb_mirror import TrainingMirror
+from metalr.wandb_stages import log_comparison, log_controller, log_meta_dataset
 
 __all__ = [
     "compare",
@@ -76,16 +77,12 @@ def metadataset(config: ExperimentConfig, display: Display) -> Path:
         display.announce(f"Meta-dataset: {len(specs)} runs, there already: {folder}")
         return card
     tracker = start_stage_tracking(config, "metadataset")
-    store = RunStore(config.store)
-
-    def log_finished(job: Job) -> None:
-        log_run_record(tracker, store.load(job.spec.run_id), f"trunk/{job.spec.method}")
-
-    finish_runs(config, specs, {}, display, "Harvest", log_finished)
+    store, mirror = RunStore(config.store), TrainingMirror(config)
+    finish_runs(config, specs, {}, display, "Harvest", lambda job: mirror.add(job.spec.run_id))
+    mirror.close(display)
     dataset = build_meta_dataset([store.load(spec.run_id) for spec in specs], FEATURE_NAMES, settings)
     card = save_meta_dataset(dataset, folder)
-    files = [path for path in folder.iterdir() if path.suffix in {".parquet", ".json"}]
-    tracker.log_artifact(f"meta-dataset-{config.name}", "dataset", files, dataset.card["counts"])
+    log_meta_dataset(tracker, config, folder)
     tracker.finish()
     display.announce(f"Meta-dataset: {_counts(dataset)}: {folder}")
     return card
@@ -123,9 +120,8 @@ def train_meta(config: ExperimentConfig, display: Display) -> list[Path]:
                 result = fit(examples, name, config.meta, progress.advance)
             for row in result.history:
                 tracker.log({key if key == "epoch" else f"{name}/{key}": v for key, v in row.items()})
-            path, card = _save(config, name, result, examples, made_from)
-            files = [path, path.with_suffix(".json")]
-            tracker.log_artifact(f"controller-{config.name}-{name}", "model", files, card)
+            path = _save(config, name, result, examples, made_from)
+            log_controller(tracker, config, path)
             _show_figures(display, name, result)
         tracker.finish()
     return list(paths.values())
@@ -133,7 +129,7 @@ def train_meta(config: ExperimentConfig, display: Display) -> list[Path]:
 
 def _save(
     config: ExperimentConfig, name: str, result: Fit, examples: Examples, made_from: dict[str, Any]
-) -> tuple[Path, dict[str, Any]]:
+) -> Path:
     architecture = {
         "learner": name,
         "hidden": config.meta.hidden,
@@ -148,7 +144,7 @@ def _save(
         "commit": git_commit(),
         "versions": package_versions(),
     }
-    return save_controller(_folders(config).controllers, name, result.members, architecture, card), card
+    return save_controller(_folders(config).controllers, name, result.members, architecture, card)
 
 
 def compare(config: ExperimentConfig, display: Display) -> Path:
@@ -167,12 +163,9 @@ def compare(config: ExperimentConfig, display: Display) -> Path:
     tracker = start_stage_tracking(config, "compare")
     for name in controllers:
         tracker.use_artifact(f"controller-{config.name}-{name}", "model")
-    store = RunStore(config.store)
-
-    def log_finished(job: Job) -> None:
-        log_run_record(tracker, store.load(job.spec.run_id), job.spec.method)
-
-    finish_runs(config, specs, controllers, display, "Compare", log_finished)
+    mirror = TrainingMirror(config)
+    finish_runs(config, specs, controllers, display, "Compare", lambda job: mirror.add(job.spec.run_id))
+    mirror.close(display)
     return _write_report(config, specs, display, tracker)
 
 
@@ -273,15 +266,7 @@ def _write_report(
     path = write_report(records, config, facts, folders.results)
     summary = read_json(folders.results / "summary.json")
     if tracker is not None:
-        columns = ["method", "mean_test_accuracy_pct", "mean_regret_pp", "sensitivity_pp", "overhead_pct"]
-        rows = [[name, *(row.get(key) for key in columns[1:])] for name, row in summary["overall"].items()]
-        tracker.log_table("comparison", columns, rows)
-        tracker.log_artifact(
-            f"comparison-{config.name}",
-            "report",
-            [path, folders.results / "summary.json"],
-            {"runs": len(records)},
-        )
+        log_comparison(tracker, config, folders.results)
         tracker.finish()
     display.announce(f"\n{verdict(summary)}\n\nThe report:")
     return path
@@ -290,12 +275,12 @@ def _write_report(
 def start_stage_tracking(config: ExperimentConfig, job_type: str, spec: RunSpec | None = None) -> Tracker:
     """The W&B run of a stage, or of the one run `spec`."""
     settings = config.model_dump(mode="json", exclude={"data", "wandb", "store"})
-    tags = [config.task.dataset, config.task.network, job_type]
+    tags = [config.task.dataset, config.task.network, job_type, f"settings-{short_hash(settings)[:8]}"]
     return start_tracking(
         config.wandb,
         name=f"{config.name}/{spec.method}/seed{spec.seed}" if spec else f"{config.name}/{job_type}",
         job_type=job_type,
-        group=f"{config.name}-{short_hash(settings)[:8]}",
+        group=config.name,
         tags=tags,
         run_config=settings | {"commit": git_commit(), "versions": package_versions()},
         folder=Path(config.store),

@@ -11,6 +11,7 @@ import pytest
 from training.tiny import job_of, tiny_spec, tiny_task
 from training.wandb_offline import clean_environment, complete_records, rows_of
 
+from metalr import wandb_send
 from metalr.config import ConfigError, ExperimentConfig
 from metalr.display import Display
 from metalr.training import RunRecord, train_run
@@ -54,9 +55,7 @@ def test_every_row_of_every_run_arrives_once(records: list[RunRecord], tmp_path:
 def test_a_second_push_completes_one_that_was_killed(
     records: list[RunRecord], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from metalr import wandb_push
-
-    real, calls = wandb_push.write_json, []
+    real, calls = wandb_send.write_json, []
 
     def die_after_one(path: Path, values: Any) -> None:
         if calls:
@@ -64,10 +63,10 @@ def test_a_second_push_completes_one_that_was_killed(
         calls.append(path)
         real(path, values)
 
-    monkeypatch.setattr(wandb_push, "write_json", die_after_one)
+    monkeypatch.setattr(wandb_send, "write_json", die_after_one)
     with pytest.raises(KeyboardInterrupt):
         push(config_of(tmp_path), Display())
-    monkeypatch.setattr(wandb_push, "write_json", real)
+    monkeypatch.setattr(wandb_send, "write_json", real)
     push(config_of(tmp_path), Display())
     files = list((tmp_path / "runs" / "wandb").glob("offline-run-*"))
     assert len(files) == len(records)  # the one that was not yet in the list was replaced

@@ -360,6 +360,8 @@ class WandbConfig(Section):
     """W&B user or team; null takes the account's default."""
     tags: list[str] = []
     """Tags beside the ones made from dataset, network and stage."""
+    trainings: bool | Literal["auto"] = "auto"
+    """Whether each training of a harvest or comparison becomes a W&B run as it finishes; `auto`: where W&B is online."""
 
 
 class ExperimentConfig(Section):

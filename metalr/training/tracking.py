@@ -141,15 +141,17 @@ def log_run_record(tracker: Tracker, record: RunRecord, prefix: str) -> None:
     """Replay a finished run: one row an epoch under ``prefix/``, then its final figures in the summary.
 
     The keys are `epoch` (unprefixed, the x axis), ``prefix/lr``, ``prefix/split/metric`` and
-    ``prefix/time/*_s``; the summary gets ``prefix/run_id``, ``prefix/status`` and
-    ``prefix/final/split/metric``. Observations and decisions stay in the local record. An empty
-    `prefix` adds nothing to the keys.
+    ``prefix/time/*_s``; the summary gets ``prefix/run_id``, ``prefix/status``,
+    ``prefix/final/split/metric`` and ``prefix/timing/*_s``. Observations and decisions stay in the local
+    record. An empty `prefix` adds nothing to the keys.
     """
     start = f"{prefix}/" if prefix else ""
     for row in record.epochs:
         values = {f"{start}{key}": value for key, value in row.items() if key != "epoch"}
         tracker.log({"epoch": row["epoch"], **values})
     final = {f"{start}final/{key}": value for key, value in record.result.get("final", {}).items()}
+    timing = record.result.get("timing", {})
+    final |= {f"{start}timing/{key}": value for key, value in timing.items()}
     identity = {f"{start}run_id": record.run_id, f"{start}status": record.result["status"]}
     tracker.summary({**identity, **final})
 
