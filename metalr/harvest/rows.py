@@ -14,6 +14,9 @@ from metalr.training.records import ADDED_SETTINGS, RunRecord, RunSpec
 
 __all__ = ["fork_rows", "group_of", "transition_rows"]
 
+TRAIN_COLUMNS = ("optimizer", "batch_size", "momentum", "nesterov", "weight_decay", "label_smoothing")
+"""Settings of `train` that are columns of their own."""
+
 
 def group_of(spec: RunSpec) -> str:
     """The identity, 16 hexadecimal digits, shared by all trunks that start from the same state."""
@@ -61,8 +64,7 @@ def _run_values(record: RunRecord) -> dict[str, Any]:
         **{
             name: getattr(task, name) for name in ("dataset", "network", "width", "image_size", "label_noise")
         },
-        **{name: getattr(train, name) for name in ("batch_size", "momentum", "nesterov", "weight_decay")},
-        "label_smoothing": train.label_smoothing,
+        **{name: getattr(train, name) for name in TRAIN_COLUMNS},
         "budget_epochs": train.epochs,
         "seed": record.spec.seed,
         "schedule": record.spec.method,

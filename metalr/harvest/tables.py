@@ -62,6 +62,7 @@ RUN_COLUMNS: tuple[Column, ...] = (
     Column("width", "int64", "channels or units", "task.width", at_least=1),
     Column("image_size", "int64", "pixels", "task.image_size; null: as in the dataset", True, at_least=1),
     Column("label_noise", "float64", "fraction", "task.label_noise", at_least=0),
+    Column("optimizer", "string", "", "train.optimizer"),
     Column("batch_size", "int64", "images", "train.batch_size", at_least=1),
     Column("momentum", "float64", "", "train.momentum", at_least=0),
     Column("nesterov", "bool", "", "train.nesterov"),

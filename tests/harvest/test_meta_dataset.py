@@ -150,6 +150,7 @@ def test_a_trunk_becomes_these_rows() -> None:
         "network": "mlp",
         "width": 32,
         "label_noise": 0.0,
+        "optimizer": "sgd",
         "batch_size": 32,
         "momentum": 0.9,
         "nesterov": False,
