@@ -10,9 +10,9 @@
 # # The meta-dataset: what a training looks like, and where its best next LR lies
 #
 # A harvest runs many trainings and forks each of them at a few epochs: the same state goes on under several
-# candidate learning rates to the end of the budget. What does the state look like in numbers, where do the best
-# candidates lie, and what would it cost to take the one that makes the *next epoch* best? This reading trains
-# nothing: it reads the meta-dataset that is committed with the project.
+# candidate learning rates to the end of the budget. What does the state look like in numbers, where do the
+# best candidates lie, and what would it cost to take the one that makes the *next epoch* best? This reading
+# trains nothing: it reads the meta-dataset that is committed with the project.
 
 # %%
 from pathlib import Path
@@ -36,9 +36,9 @@ print(states.groupby(["optimizer", "network"])["run_id"].nunique().to_string())
 # %% [markdown]
 # ## The state
 #
-# Every state is a row of dimensionless features, in groups that come from one source each: a loop that cannot
-# measure gradients lacks that whole group. Missing values are normal; before the first epoch nearly everything but
-# the probe's curve is.
+# Every state is a row of dimensionless features, in groups that come from one source each: a loop that
+# cannot measure gradients lacks that whole group. Missing values are normal; before the first epoch nearly
+# everything but the probe's curve is.
 
 # %%
 for group, positions in FEATURE_GROUPS.items():
@@ -46,7 +46,9 @@ for group, positions in FEATURE_GROUPS.items():
     print(f"{group:12} {len(positions):2} features, missing {100 * values.isna().mean().mean():3.0f} %")
 
 # %%
-shown = ["progress", "log_inner_valid_loss", "gap", "log_update_over_weights", "grad_noise", "log_reference_lr"]
+shown = [
+    "progress", "log_inner_valid_loss", "gap", "log_update_over_weights", "grad_noise", "log_reference_lr",
+]  # fmt: skip
 figure, panels = plt.subplots(2, 3, figsize=(9, 4.6), layout="constrained")
 for axes, name in zip(panels.flat, shown, strict=True):
     axes.hist(states[f"feature/{name}"].dropna(), bins=30, color="#2F80C3")
@@ -55,9 +57,9 @@ for axes, name in zip(panels.flat, shown, strict=True):
 # %% [markdown]
 # ## One fork
 #
-# The regret of a candidate is its final `outer_valid` loss minus that of the best candidate. Four forks of one
-# training each at another epoch: what matters is how wide the valley is, and where it lies. A candidate that
-# diverged has the largest regret that a loss can honestly have, that of guessing.
+# The regret of a candidate is its final `outer_valid` loss minus that of the best candidate. Four forks of
+# one training each at another epoch: what matters is how wide the valley is, and where it lies. A candidate
+# that diverged has the largest regret that a loss can honestly have, that of guessing.
 
 # %%
 by_fork = {key: rows.sort_values("factor") for key, rows in forks.groupby(["run_id", "epoch"])}
@@ -72,8 +74,8 @@ axes.legend()
 # %% [markdown]
 # ## Where the best next LR lies
 #
-# In multiples of the probe's reference LR, by how much of the budget is spent. Each dot is a fork; the line is the
-# median. One number for all states would have to lie in the middle of this cloud.
+# In multiples of the probe's reference LR, by how much of the budget is spent. Each dot is a fork; the line
+# is the median. One number for all states would have to lie in the middle of this cloud.
 
 # %%
 best = pd.DataFrame(
@@ -87,7 +89,8 @@ best = pd.DataFrame(
     for (run, epoch), rows in by_fork.items()
     if rows["regret"].notna().any()
 )
-best = best.merge(states[["run_id", "epoch", "optimizer", "network", "feature/progress"]], on=["run_id", "epoch"])
+described = states[["run_id", "epoch", "optimizer", "network", "feature/progress"]]
+best = best.merge(described, on=["run_id", "epoch"])
 figure, axes = plt.subplots(figsize=(6, 3.6), layout="constrained")
 for (optimizer, rows), marker in zip(best.groupby("optimizer"), "osD^v", strict=False):
     jitter = np.random.default_rng(0).uniform(-0.015, 0.015, len(rows))
@@ -99,8 +102,8 @@ print(best.groupby(["optimizer", "network"])["best"].describe()[["count", "25%",
 # %% [markdown]
 # ## The greedy label, and what it costs
 #
-# The cheap label is the candidate with the lowest loss one epoch later. On the same forks: how often it is smaller
-# than the best one, by what factor, and how much final loss is lost by following it.
+# The cheap label is the candidate with the lowest loss one epoch later. On the same forks: how often it is
+# smaller than the best one, by what factor, and how much final loss is lost by following it.
 
 # %%
 ratio = best["greedy"] / best["best"]
@@ -129,11 +132,12 @@ print(f"best single LR: {grid[int(np.argmin(fixed))]:.3g}, {min(fixed):.4f} nats
 # %% [markdown]
 # ## Which features move with the best LR
 #
-# Rank correlation with the best multiple, over all forks. A weak single correlation is not the end of it: the
-# learner sees all of them together, and the whole run so far.
+# Rank correlation with the best multiple, over all forks. A weak single correlation is not the end of it:
+# the learner sees all of them together, and the whole run so far.
 
 # %%
-joined = best[["run_id", "epoch", "best"]].merge(states[["run_id", "epoch", *columns]], on=["run_id", "epoch"])
+place = ["run_id", "epoch"]
+joined = best[[*place, "best"]].merge(states[[*place, *columns]], on=place)
 ranks = joined[columns].corrwith(joined["best"], method="spearman").dropna()
 ranks.index = [name.removeprefix("feature/") for name in ranks.index]
 print(ranks.reindex(ranks.abs().sort_values(ascending=False).index).head(10).round(2).to_string())

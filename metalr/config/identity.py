@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-__all__ = ["canonical_json", "run_id", "short_hash", "without_added"]
+__all__ = ["canonical_json", "run_id", "short_hash", "with_added", "without_added"]
 
 
 def canonical_json(value: Any) -> str:
@@ -52,3 +52,18 @@ def without_added(settings: dict[str, Any], added: Mapping[tuple[str, ...], Any]
         if name in section and section[name] == value:
             del section[name]
     return kept
+
+
+def with_added(settings: Mapping[str, Any], added: Mapping[tuple[str, ...], Any]) -> dict[str, Any]:
+    """The nested `settings`, with those of `added` that a section lacks at the value given there.
+
+    Only plain sections, as read from a file, are filled; the settings themselves are left as they are.
+    """
+    filled = dict(settings)
+    for (section, *rest), value in added.items():
+        inner = filled.get(section)
+        if rest and isinstance(inner, Mapping):
+            filled[section] = with_added(inner, {tuple(rest): value})
+        elif not rest:
+            filled.setdefault(section, value)
+    return filled

@@ -177,8 +177,8 @@ class TrainConfig(Section):
         return self
 
 
-class ProbeConfig(Section):
-    """The learning-rate range test before the first epoch, paid for out of the run's budget."""
+class RampConfig(Section):
+    """A learning-rate range test: training steps on a rising LR."""
 
     num_steps: Annotated[int, Field(ge=8, le=1000)] = 20
     """Optimizer steps of the ramp."""
@@ -190,7 +190,7 @@ class ProbeConfig(Section):
     """The ramp stops where the loss exceeds this multiple of the initial loss, or is not finite."""
 
     @model_validator(mode="after")
-    def _ramp_rises(self) -> ProbeConfig:
+    def _ramp_rises(self) -> RampConfig:
         for scales_gradients in (False, True):
             min_lr, max_lr = self.lrs(scales_gradients=scales_gradients)
             if max_lr < 10 * min_lr:
@@ -203,7 +203,14 @@ class ProbeConfig(Section):
         return self.min_lr or first, self.max_lr or last
 
 
-class FinderConfig(ProbeConfig):
+class ProbeConfig(RampConfig):
+    """The learning-rate range test before the first epoch, paid for out of the run's budget."""
+
+    batch_size: PositiveInt | None = 32
+    """Images of the one batch that all its steps train on, and pay for, at most `train.batch_size`; null: that."""
+
+
+class FinderConfig(RampConfig):
     """The LR finder of `metalr lr-find`: the probe with a longer ramp, on fresh batches."""
 
     num_steps: Annotated[int, Field(ge=8, le=10_000)] = 100
@@ -240,8 +247,11 @@ class ControlConfig(Section):
     """Largest factor between the equivalent peaks of two successive decisions, upwards."""
     explode_factor: Annotated[float, Field(gt=1.0)] = 2.0
     """An epoch whose loss exceeds this multiple of the best so far (and of the initial loss) is rolled back."""
+    stall_factor: Annotated[float, Field(gt=0.0, le=1.0)] | None = 0.99
+    """After a probe, an epoch that ends at a training loss above this multiple of the one before training is rolled back
+    too: nothing was learned, as after the death of all ReLUs. At most three times a run; null: never."""
     backoff: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.5
-    """Factor on all later LRs after a rollback."""
+    """Factor on all later LRs after a rollback; twice where nothing was learned."""
 
 
 class HarvestConfig(Section):

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from metalr.config import ProbeConfig
-from metalr.control.anchor import scales_gradients
+from metalr.control.anchor import averages_iterates, scales_gradients
 from metalr.control.ramp import run_ramp
 from metalr.control.undo import undone
 
@@ -27,7 +27,7 @@ SMOOTHING_STEPS = 1.5
 REFERENCE_FRACTION = 1 / 8
 """The reference LR of SGD is this fraction of the edge of stability. Over 8 tasks (digits and CIFAR-10; MLP,
 CNN, ResNet-18; SGD of momentum 0.9; 4 seeds each) the edge varied by less than a factor of 3 between seeds,
-the LR of the lowest loss by up to 10; see `experiments/results/NOTES.md`."""
+the LR of the lowest loss by up to 10; see `experiments/results/NOTES.md`. Averaging: the edge itself."""
 USUAL_SCALED_LR = 0.01
 """Where gradients are scaled, a step has about the size of the LR however steep the loss is, and the best
 peak moves less than the edge: the reference LR is the geometric mean of the edge and this. Over a ResNet-18,
@@ -49,6 +49,8 @@ class ProbeCurve:
     """Optimizer steps spent, the exploding one included."""
     scales_gradients: bool = False
     """Whether the optimizer divides the gradient by its size, as Adam does."""
+    averages_iterates: bool = False
+    """Whether what one uses is an average of the trained weights."""
 
     def smoothed(self) -> np.ndarray:
         """The losses, smoothed over neighbouring steps; shape (len(lrs),)."""
@@ -93,7 +95,7 @@ class ProbeCurve:
         """What candidates and features are relative to: a guess at the best peak, good to a factor of ten."""
         if self.scales_gradients:
             return math.sqrt(self.edge_lr * USUAL_SCALED_LR)
-        return REFERENCE_FRACTION * self.edge_lr
+        return self.edge_lr if self.averages_iterates else REFERENCE_FRACTION * self.edge_lr
 
     def loss_change_at(self, lr: float) -> float | None:
         """Smoothed loss minus the initial one, nats, interpolated in log LR.
@@ -126,6 +128,7 @@ class ProbeCurve:
             exploded=values["exploded"],
             num_steps=values["num_steps"],
             scales_gradients=values.get("scales_gradients", False),
+            averages_iterates=values.get("averages_iterates", False),
         )
 
 
@@ -160,5 +163,11 @@ def lr_range_test(
         raise ValueError(f"the probe cannot start: the loss of the first batch is {outcome.initial_loss}")
     losses = outcome.losses or (outcome.initial_loss,)
     return ProbeCurve(
-        tuple(ramp[: len(losses)]), losses, outcome.initial_loss, outcome.exploded, outcome.num_steps, scaled
+        tuple(ramp[: len(losses)]),
+        losses,
+        outcome.initial_loss,
+        outcome.exploded,
+        outcome.num_steps,
+        scaled,
+        averages_iterates(optimizer),
     )

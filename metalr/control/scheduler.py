@@ -21,7 +21,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from metalr.config import ControlConfig
 from metalr.control.anchor import anchor_for, averages_iterates, scales_gradients
 from metalr.control.decision import Controller, Decision, best_offset
-from metalr.control.envelope import bounded_peak, has_exploded
+from metalr.control.envelope import bounded_peak, has_exploded, has_stalled
 from metalr.control.features import feature_row
 from metalr.control.observation import Observation, Setting
 from metalr.control.probe import ProbeCurve
@@ -31,6 +31,8 @@ from metalr.control.snapshot import Snapshot
 __all__ = ["MetaLR"]
 
 STATE_VERSION = 1
+MAX_STALLS = 3
+"""Rollbacks of epochs that learned nothing; what still learns nothing then may be unlearnable."""
 METRIC_FIELDS = {
     "train/loss": "train_loss",
     "inner_valid/loss": "inner_valid_loss",
@@ -100,6 +102,7 @@ class MetaLR(LRScheduler):
         self._first_peak: float | None = None
         self._scale = 1.0
         self._num_rollbacks = 0
+        self._num_stalls = 0
         self._num_holds = 0
         self._pending: dict[str, float] | Observation = {}
         self._decision: Decision | None = None
@@ -179,7 +182,11 @@ class MetaLR(LRScheduler):
 
     def _decide(self, observation: Observation) -> None:
         if has_exploded(self._trace, observation, self._config):
-            self._roll_back(observation)
+            self._roll_back(observation, "loss exploded", self._config.backoff)
+            return
+        if self._num_stalls < MAX_STALLS and has_stalled(self._trace, observation, self._config):
+            self._num_stalls += 1
+            self._roll_back(observation, "nothing was learned", self._config.backoff**2)
             return
         self._trace.append(observation)
         features = feature_row(self._trace, self._setting, self._probe)
@@ -196,13 +203,11 @@ class MetaLR(LRScheduler):
         if self._model is not None and observation.epoch > 0:
             self._snapshot = Snapshot.take(self._model, self.optimizer)
 
-    def _roll_back(self, observation: Observation) -> None:
+    def _roll_back(self, observation: Observation, problem: str, backoff: float) -> None:
         self._num_rollbacks += 1
-        self._scale *= self._config.backoff
-        self._peak = (
-            max(self._peak * self._config.backoff, self._config.min_lr) if self._peak else self._config.min_lr
-        )
-        reason = f"loss exploded: LR x {self._config.backoff:g}"
+        self._scale *= backoff
+        self._peak = max(self._peak * backoff, self._config.min_lr) if self._peak else self._config.min_lr
+        reason = f"{problem}: LR x {backoff:g}"
         if self._model is not None and self._snapshot is not None:
             self._snapshot.restore_keeping_lr(self._model, self.optimizer)
             reason += ", rolled back to the last good epoch"
@@ -229,6 +234,7 @@ class MetaLR(LRScheduler):
             "first_peak": self._first_peak,
             "scale": self._scale,
             "num_rollbacks": self._num_rollbacks,
+            "num_stalls": self._num_stalls,
             "num_holds": self._num_holds,
             "pending": pending,
             "pending_is_observation": isinstance(self._pending, Observation),
@@ -259,6 +265,7 @@ class MetaLR(LRScheduler):
         self._peak, self._first_peak = state_dict["peak"], state_dict["first_peak"]
         self._scale = state_dict["scale"]
         self._num_rollbacks, self._num_holds = state_dict["num_rollbacks"], state_dict["num_holds"]
+        self._num_stalls = state_dict.get("num_stalls", 0)
         pending = state_dict["pending"]
         self._pending = (
             Observation.from_dict(pending) if state_dict["pending_is_observation"] else dict(pending)

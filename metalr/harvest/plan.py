@@ -122,12 +122,13 @@ def _trunk(
     changes = {"epochs": budget, "lr": lr, "device": device, "early_stopping": None, "evaluate_every": 1}
     changes["step"] = resolved_step(recipe.train.step, device)
     train = recipe.train.model_copy(update=changes)
-    # Of the control law only what shapes probe and branches can change a trunk; the rest keeps its default.
+    # Of the control law only what shapes probe and branches can change a trunk; the rest is as it first was.
     control = ControlConfig(
         probe=recipe.control.probe or ProbeConfig(),
         anchor=recipe.control.anchor,
         warmup_fraction=recipe.control.warmup_fraction,
         decay_fraction=recipe.control.decay_fraction,
+        stall_factor=None,
     )
     return RunSpec(
         task=recipe.task,

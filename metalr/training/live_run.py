@@ -36,7 +36,7 @@ from metalr.training.loop import Training, epoch_generator, make_optimizer, seed
 from metalr.training.param_groups import apply_freezing
 from metalr.training.records import RunSpec
 
-__all__ = ["LiveRun", "checkpoint_of", "start_or_resume", "steps_per_epoch"]
+__all__ = ["LiveRun", "checkpoint_of", "probe_batch_size", "start_or_resume", "steps_per_epoch"]
 
 
 @dataclass
@@ -145,7 +145,7 @@ def _probe(
     generator = epoch_generator(spec.seed, 0, device, "probe")
     size = len(task.splits["train"].labels_B)
 
-    indices_B = torch.randperm(size, generator=generator, device=device)[: spec.train.batch_size]
+    indices_B = torch.randperm(size, generator=generator, device=device)[: probe_batch_size(spec)]
     batch = task.train_batch(indices_B, generator)
     with seeded(spec.seed, 0, device, "probe model"):
         return lr_range_test(
@@ -153,8 +153,14 @@ def _probe(
         )
 
 
+def probe_batch_size(spec: RunSpec) -> int:
+    """Images of the probe's batch."""
+    probe = spec.control.probe if spec.control else None
+    return min(spec.train.batch_size, (probe.batch_size if probe else None) or spec.train.batch_size)
+
+
 def steps_per_epoch(spec: RunSpec, task: Task) -> int:
-    """Optimizer steps an epoch of the run; those of the probe are taken evenly out of all epochs.
+    """Optimizer steps an epoch of the run; the probe's images are taken evenly out of all epochs.
 
     The probe counts at its planned length, even where an explosion cuts it short: a budget must not depend
     on luck.
@@ -170,7 +176,8 @@ def steps_per_epoch(spec: RunSpec, task: Task) -> int:
         )
     if spec.control is None or spec.control.probe is None:
         return steps
-    spent, epochs = spec.control.probe.num_steps, spec.train.epochs
+    images, epochs = spec.control.probe.num_steps * probe_batch_size(spec), spec.train.epochs
+    spent = math.ceil(images / spec.train.batch_size)
     left = (steps * epochs - spent) // epochs
     if left < 1:
         problem = f"{spent} steps leave none to train in {epochs} epochs of {steps}"

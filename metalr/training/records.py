@@ -26,6 +26,7 @@ from pydantic import (
 
 from metalr.config import ControlConfig, ProbeConfig, SchedulesConfig, TaskConfig, TrainConfig, run_id
 from metalr.config.controlled import CONTROLLED, optimizer_of
+from metalr.config.identity import with_added
 from metalr.config.models import MethodName, Seed
 from metalr.config.peers import AVERAGING_OPTIMIZERS, GRADIENT_SCALING_OPTIMIZERS, PEERS
 from metalr.training.artifacts import ArtifactError, read_json, read_json_lines, write_json
@@ -58,6 +59,8 @@ ADDED_SETTINGS: dict[tuple[str, ...], Any] = {
     ("train", "evaluate_every"): 1,
     ("forks_together",): False,
     ("control", "decay_fraction"): 0.2,
+    ("control", "stall_factor"): None,
+    ("control", "probe", "batch_size"): None,
 }
 """Settings that came after the first records, with what runs did before they existed.
 
@@ -86,7 +89,10 @@ def control_of(method: str, control: ControlConfig) -> ControlConfig | None:
     """What a compared run needs of the control law: all under a controller, the probe for the LR finder."""
     if method in CONTROLLED:
         return control
-    return ControlConfig(probe=control.probe or ProbeConfig(), anchor="linear") if method == "find" else None
+    if method == "find":
+        # What has no meaning here stays as it first was, and out of the run's identity.
+        return ControlConfig(probe=control.probe or ProbeConfig(), anchor="linear", stall_factor=None)
+    return None
 
 
 class _Frozen(BaseModel):
@@ -136,10 +142,7 @@ class RunSpec(_Frozen):
     @classmethod
     def _what_runs_did_then(cls, values: Any) -> Any:
         """A record from before a setting existed was made with what runs did then, whatever is usual now."""
-        if not isinstance(values, dict) or not isinstance(values.get("train"), dict):
-            return values
-        then = {path[1]: value for path, value in ADDED_SETTINGS.items() if path[0] == "train"}
-        return values | {"train": then | values["train"]}
+        return with_added(values, ADDED_SETTINGS) if isinstance(values, dict) else values
 
     @field_validator("train")
     @classmethod

@@ -30,7 +30,7 @@ from metalr.training.artifacts import (
     write_atomically,
 )
 from metalr.training.checkpoint import remove_checkpoints, save_checkpoint
-from metalr.training.live_run import LiveRun, checkpoint_of, start_or_resume
+from metalr.training.live_run import LiveRun, checkpoint_of, probe_batch_size, start_or_resume
 from metalr.training.loop import (
     EpochResult,
     evaluate_splits,
@@ -186,14 +186,15 @@ def _result(live: LiveRun, diverged_epoch: int | None) -> dict[str, Any]:
             final |= {f"{split}/loss": _plain(found.loss), f"{split}/accuracy": found.accuracy}
     rows = read_json_lines(live.folder / "metrics.jsonl")
     timing = {name: sum(row[f"time/{name}"] for row in rows) for name in ("train_s", "eval_s", "control_s")}
-    num_steps = (len(rows) - 1) * live.training.steps_per_epoch + (live.probe.num_steps if live.probe else 0)
+    num_samples = (len(rows) - 1) * live.training.steps_per_epoch * live.spec.train.batch_size
+    num_samples += live.probe.num_steps * probe_batch_size(live.spec) if live.probe else 0
     timing["eval_s"] += time.perf_counter() - started
     return {
         "status": "done" if diverged_epoch is None else "diverged",
         "diverged_epoch": diverged_epoch,
         "final": final,
         "timing": timing | {"wall_s": sum(timing.values())},
-        "num_samples": num_steps * live.spec.train.batch_size,
+        "num_samples": num_samples,
         "num_rollbacks": live.num_rollbacks,
         "stopped_epoch": _stopped_epoch(live, diverged_epoch),
         "best_epoch": live.early_stopping.best_epoch or None if live.early_stopping else None,

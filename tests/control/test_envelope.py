@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from metalr.config import ControlConfig
-from metalr.control.envelope import bounded_peak, has_exploded
+from metalr.control.envelope import bounded_peak, has_exploded, has_stalled
 from metalr.control.observation import Observation
 
 CONFIG = ControlConfig(min_lr=1e-4, max_lr=2.0, correction_bound=4.0, max_rise=3.0)
@@ -64,3 +64,22 @@ def test_explosions_by_hand(losses: list[float], now: float, exploded: bool) -> 
 def test_a_loss_that_is_not_finite_has_always_exploded() -> None:
     assert has_exploded([], seen(1, None, is_finite=False), CONFIG)
     assert not has_exploded([], seen(1, None), CONFIG)
+
+
+@pytest.mark.parametrize(
+    ("start", "now", "factor", "stalled"),
+    [
+        (2.0, {"train_loss": 3.0, "train_loss_last": 1.99}, 0.99, True),
+        (2.0, {"train_loss": 3.0, "train_loss_last": 1.97}, 0.99, False),
+        (2.0, {"train_loss": 1.99}, 0.99, True),
+        (2.0, {}, 0.99, False),
+        (None, {"train_loss": 9.0}, 0.99, False),
+        (2.0, {"train_loss": 9.0}, None, False),
+    ],
+)
+def test_what_counts_as_an_epoch_that_learned_nothing(
+    start: float | None, now: dict[str, float], factor: float | None, stalled: bool
+) -> None:
+    trace = [Observation(epoch=0, train_loss=start), Observation(epoch=1, train_loss=1.0)]
+    config = ControlConfig(stall_factor=factor)
+    assert has_stalled(trace, Observation(epoch=2, **now), config) == stalled

@@ -13,7 +13,7 @@ from torch import nn
 from torch.optim.lr_scheduler import SequentialLR
 
 from metalr.config import ControlConfig
-from metalr.control import MetaLR, Observation
+from metalr.control import MetaLR, Observation, ProbeCurve
 
 NO_WARMUP = ControlConfig(anchor="linear", warmup_fraction=0.0, max_rise=100.0)
 
@@ -119,6 +119,35 @@ def test_an_exploded_epoch_is_rolled_back_and_the_lr_halved() -> None:
     optimizer.step()
     scheduler.step({"train/loss": 0.9})  # the controller still wants 0.1; the halving stays
     assert scheduler.last_decision.peak_lr == pytest.approx(0.05)
+
+
+def test_an_epoch_that_learned_nothing_is_rolled_back_and_the_lr_quartered_three_times_at_most() -> None:
+    model, optimizer = one_weight(0.1)
+    probe = ProbeCurve((0.1, 0.8), (1.0, 1.0), initial_loss=2.0, exploded=False, num_steps=2)
+    rule = RuleController(lambda t, _: 2)
+    scheduler = MetaLR(
+        optimizer, rule, total_epochs=8, model=model, probe=probe, config=NO_WARMUP, steps_per_epoch=1
+    )
+    peaks = []
+    for _ in range(4):
+        model.weight.data.fill_(0.0)  # dead
+        optimizer.step()
+        scheduler.step({"train/loss": 2.0})
+        peaks.append(scheduler.last_decision.peak_lr)
+        assert model.weight.item() == (1.0 if len(peaks) <= 3 else 0.0)
+    assert peaks[:3] == pytest.approx([0.1 / 4, 0.1 / 16, 0.1 / 64])
+    assert scheduler.num_rollbacks == 3
+    assert "nothing was learned" not in scheduler.explain()
+
+
+def test_what_learns_is_left_alone() -> None:
+    model, optimizer = one_weight(0.1)
+    probe = ProbeCurve((0.1, 0.8), (1.0, 1.0), initial_loss=2.0, exploded=False, num_steps=2)
+    scheduler = MetaLR(
+        optimizer, RuleController(lambda t, _: 2), total_epochs=8, model=model, probe=probe, config=NO_WARMUP
+    )
+    run_epochs(scheduler, optimizer, [1.97, 1.9, 1.5])
+    assert scheduler.num_rollbacks == 0
 
 
 def test_without_a_model_an_explosion_still_halves_the_lr() -> None:

@@ -118,8 +118,10 @@ def test_a_spec_reads_back_as_the_run_it_was() -> None:
 def test_the_lr_finder_pays_for_its_probe_and_a_schedule_has_none() -> None:
     control = ControlConfig(probe=ProbeConfig(num_steps=12), warmup_fraction=0.2)
     assert control_of("metalr-lstm", control) == control
-    assert control_of("find", control) == ControlConfig(probe=ProbeConfig(num_steps=12), anchor="linear")
-    assert control_of("find", ControlConfig(probe=None)) == ControlConfig(anchor="linear")
+    assert control_of("find", control) == ControlConfig(
+        probe=ProbeConfig(num_steps=12), anchor="linear", stall_factor=None
+    )
+    assert control_of("find", ControlConfig(probe=None)) == ControlConfig(anchor="linear", stall_factor=None)
     assert control_of("cosine", control) is None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,19 @@ import pytest
 import torch
 from training.tiny import CONTROL, TASK, TRAIN, job_of, rule_controller, tiny_spec, tiny_task, without_times
 
-from metalr.config import DepthGroup, EarlyStoppingConfig
+from metalr.config import ControlConfig, DepthGroup, EarlyStoppingConfig, ProbeConfig
 from metalr.control import SCHEDULE_NAMES, Observation
-from metalr.training import ArtifactError, LiveRun, RunRecord, RunSpec, RunStore, run, train_run
+from metalr.training import (
+    ArtifactError,
+    LiveRun,
+    RunRecord,
+    RunSpec,
+    RunStore,
+    live_run,
+    run,
+    steps_per_epoch,
+    train_run,
+)
 from metalr.training.checkpoint import load_latest_checkpoint
 from metalr.training.loop import evaluate
 from metalr.training.run import OnEpoch
@@ -70,7 +81,8 @@ def assert_same(first: RunRecord, second: RunRecord, *stores: Path) -> None:
 @pytest.mark.parametrize("method", ["one_cycle", "plateau", "metalr-mlp"])
 def test_a_killed_run_of_the_whole_recipe_goes_on_to_the_same_bits(method: str, tmp_path: Path) -> None:
     """Killed three times: before, at and after the epoch of the unfreeze."""
-    spec = spec_of(method, task=STRONG)
+    patient = RECIPE.model_copy(update={"early_stopping": EarlyStoppingConfig(patience=5)})
+    spec = spec_of(method, task=STRONG, train=patient)
     expected = trained(spec, tmp_path / "straight")
     for epoch in (1, 2, 4):
         killed_after(spec, tmp_path / "killed", epoch)
@@ -290,3 +302,27 @@ def test_the_probe_sees_the_network_that_the_first_epoch_trains(tmp_path: Path) 
     ]
     assert curves[0] == curves[1]
     assert curves[0] != curves[2]
+
+
+@pytest.mark.parametrize(("batch_size", "images"), [(None, 16), (4, 4), (64, 16)])
+def test_the_probe_trains_on_its_own_batch_and_pays_for_that(
+    batch_size: int | None, images: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    original = live_run.training_loss
+
+    def spy(model: Any, images_BCHW: torch.Tensor, *rest: Any) -> torch.Tensor:
+        seen.append(len(images_BCHW))
+        return original(model, images_BCHW, *rest)
+
+    monkeypatch.setattr(live_run, "training_loss", spy)
+    control = ControlConfig(probe=ProbeConfig(num_steps=8, batch_size=batch_size))
+    spec = tiny_spec("metalr-mlp", control=control)
+    record = train_run(job_of(spec, tmp_path), tiny_task(), rule_controller())
+    assert set(seen) == {images}
+    per_epoch = len(tiny_task().splits["train"].labels_B) // 16
+    spent = math.ceil(8 * images / 16)
+    steps = (per_epoch * 4 - spent) // 4
+    assert steps_per_epoch(spec, tiny_task()) == steps
+    tried = record.rows[0]["probe"]["num_steps"]
+    assert record.result["num_samples"] == 4 * steps * 16 + tried * images
