@@ -33,6 +33,8 @@ config_app = typer.Typer(no_args_is_help=True, help="Look at the settings of an 
 app.add_typer(config_app, name="config")
 wandb_app = typer.Typer(no_args_is_help=True, help="Weights & Biases, a mirror of the local records.")
 app.add_typer(wandb_app, name="wandb")
+runs_app = typer.Typer(no_args_is_help=True, help="Finished runs as one small file, and back.")
+app.add_typer(runs_app, name="runs")
 
 Arguments = Annotated[
     list[str] | None,
@@ -124,6 +126,49 @@ def push(arguments: Arguments = None) -> None:
         from metalr import wandb_push
 
         return wandb_push.push(config, display)
+
+    _run_stage(arguments, stage)
+
+
+Archive = Annotated[Path, typer.Argument(metavar="FILE", help="A .jsonl.xz file.", show_default=False)]
+
+
+@runs_app.command()
+def pack(
+    file: Archive,
+    arguments: Arguments = None,
+    run_ids_from: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="A manifest.json: the runs it names; again for more. Default: all finished.",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Put finished runs of the store into FILE, without checkpoints: the same runs, the same bytes."""
+
+    def stage(config: ExperimentConfig, display: Display) -> Path:
+        from metalr.training import RunStore, archive
+
+        store = RunStore(config.store)
+        named = [identity for path in run_ids_from or () for identity in archive.run_ids_of_manifest(path)]
+        num_runs = archive.pack_runs(store, named if run_ids_from else archive.finished_runs(store), file)
+        display.announce(f"Pack: {num_runs} runs, {file.stat().st_size:,} bytes")
+        return file
+
+    _run_stage(arguments, stage, writes=False)
+
+
+@runs_app.command()
+def unpack(file: Archive, arguments: Arguments = None) -> None:
+    """Put the runs of FILE into the store, all checked first; a finished run stays as it is."""
+
+    def stage(config: ExperimentConfig, display: Display) -> Path:
+        from metalr.training import RunStore, archive
+
+        unpacked = archive.unpack_runs(file, RunStore(config.store))
+        display.announce(f"Unpack: {len(unpacked.written)} runs, {len(unpacked.kept)} were there already")
+        return Path(config.store)
 
     _run_stage(arguments, stage)
 
