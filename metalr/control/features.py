@@ -101,8 +101,21 @@ def _predicted_against_observed(state: _State) -> float:
     now = state.now
     if now.train_loss_first is None or now.train_loss_last is None or now.lr is None or now.grad_norm is None:
         return math.nan
-    predicted = now.lr * now.grad_norm * now.grad_norm * state.setting.steps_per_epoch
+    steps = state.setting.steps_per_epoch
+    if steps is None:
+        return math.nan
+    predicted = now.lr * now.grad_norm * now.grad_norm * steps
     return math.tanh(_ratio(now.train_loss_first - now.train_loss_last, predicted))
+
+
+def _log_remaining_epochs(state: _State) -> float:
+    total = state.setting.total_epochs
+    return math.nan if total is None else math.log1p(max(0, total - state.now.epoch))
+
+
+def _log_total_steps(state: _State) -> float:
+    total, steps = state.setting.total_epochs, state.setting.steps_per_epoch
+    return math.nan if total is None or steps is None else math.log(total * steps)
 
 
 def _reference(state: _State) -> float | None:
@@ -123,9 +136,9 @@ def _probe_change(factor: float) -> Callable[[_State], float]:
 
 _GROUPS: dict[str, dict[str, Callable[[_State], float]]] = {
     "time": {
-        "progress": lambda s: s.now.epoch / s.setting.total_epochs,
-        "log_remaining_epochs": lambda s: math.log1p(max(0, s.setting.total_epochs - s.now.epoch)),
-        "log_total_steps": lambda s: math.log(s.setting.total_epochs * s.setting.steps_per_epoch),
+        "progress": lambda s: _ratio(s.now.epoch, s.setting.total_epochs),
+        "log_remaining_epochs": _log_remaining_epochs,
+        "log_total_steps": _log_total_steps,
     },
     "task": {
         "log_classes": lambda s: s.log_classes,

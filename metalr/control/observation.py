@@ -14,10 +14,10 @@ __all__ = ["Observation", "Setting"]
 class Setting:
     """What is known before the first epoch. None: not known."""
 
-    total_epochs: int
+    total_epochs: int | None
     """Budget T in epochs, at least 1."""
-    steps_per_epoch: int = 1
-    """Optimizer steps an epoch; 1 where the LR only changes once an epoch."""
+    steps_per_epoch: int | None = 1
+    """Optimizer steps an epoch."""
     num_classes: int | None = None
     """Number of classes C; losses are divided by log C, the loss of guessing."""
     batch_size: int | None = None

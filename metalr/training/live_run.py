@@ -193,6 +193,7 @@ def _schedule(
     probe: ProbeCurve | None,
     controller: Controller | None,
 ) -> Schedule:
+    assert setting.total_epochs is not None and setting.steps_per_epoch is not None
     if controller is None:
         settings = spec.schedules or SchedulesConfig()
         name = spec.schedule_name

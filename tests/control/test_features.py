@@ -130,3 +130,16 @@ def test_what_the_optimizer_is(flag: bool | None, feature: float) -> None:
     row = feature_row([Observation(epoch=0)], setting, None)
     for name in ("averages_iterates", "scales_gradients"):
         assert row[FEATURE_NAMES.index(name)] == pytest.approx(feature, nan_ok=True)
+
+
+def test_an_unknown_budget_leaves_its_features_missing_and_no_other() -> None:
+    trace = [Observation(epoch=2, train_loss=1.0, inner_valid_loss=1.1)]
+    known = feature_row(trace, SETTING, None)
+    unknown = feature_row(trace, dataclasses.replace(SETTING, total_epochs=None), None)
+    time = list(FEATURE_GROUPS["time"])
+    assert np.isfinite(known[time]).all()
+    assert np.isnan(unknown[time]).all()
+    np.testing.assert_array_equal(np.delete(known, time), np.delete(unknown, time))
+    no_steps = feature_row(trace, dataclasses.replace(SETTING, steps_per_epoch=None), None)
+    missing = [name for name, a, b in zip(FEATURE_NAMES, known, no_steps, strict=True) if a != b and a == a]
+    assert missing == ["log_total_steps"]
