@@ -9,7 +9,7 @@ PYTHON ?= python3
 
 BIN := .venv/bin
 STAMP := .venv/.installed
-EXTRAS := dev,peers,dashboard,notebooks
+EXTRAS := dev,peers,dashboard,notebooks,integrations
 OVERRIDES = $(SET) $(if $(DATA),"data.dir='$(DATA)'")
 SETTINGS = "$(RECIPE)" $(OVERRIDES)
 PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check
