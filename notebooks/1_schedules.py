@@ -16,7 +16,6 @@
 # %%
 import os
 import tempfile
-import typing
 from collections import namedtuple
 
 import matplotlib.pyplot as plt
@@ -25,8 +24,7 @@ import torch
 
 from metalr import ExperimentConfig, find_lr
 from metalr.config import SchedulesConfig
-from metalr.config.schedules import ScheduleName
-from metalr.control import schedule_preview
+from metalr.control import SCHEDULE_NAMES, schedule_preview
 from metalr.tasks import make_task
 from metalr.training import Job, RunSpec, train_run
 
@@ -67,9 +65,8 @@ ABOUT = {
                     "what is good for the next epoch is not what is good for the end", "2512.14527"),
     "explore": About("random straight pieces in log LR", "made to be harvested", "by design", ""),
 }  # fmt: skip
-names = typing.get_args(ScheduleName)
-assert set(ABOUT) == set(names)
-for name in names:
+assert set(ABOUT) == set(SCHEDULE_NAMES)
+for name in SCHEDULE_NAMES:
     about = ABOUT[name]
     source = f" (arXiv {about.source})" if about.source else ""
     print(f"{name:13} {about.formula}{source}\n{'':13} good: {about.use}; fails: {about.fails}")
@@ -79,10 +76,10 @@ for name in names:
 # a pretended validation loss that falls until 0.4 of the budget and is flat from there.
 
 # %%
-lrs = {name: schedule_preview(name, SchedulesConfig(), LR, EPOCHS, STEPS)[0] for name in names}
+lrs = {name: schedule_preview(name, SchedulesConfig(), LR, EPOCHS, STEPS)[0] for name in SCHEDULE_NAMES}
 figure, panels = plt.subplots(5, 3, figsize=(9, 10), sharex=True, layout="constrained")
 epochs = (np.arange(EPOCHS * STEPS) + 0.5) / STEPS
-for axes, name in zip(panels.flat, names, strict=True):
+for axes, name in zip(panels.flat, SCHEDULE_NAMES, strict=True):
     axes.plot(epochs, lrs[name], color="#2F80C3")
     axes.set_title(name)
     axes.set_ylim(0, 1.08 * LR)
@@ -92,6 +89,7 @@ for axes, name in zip(panels.flat, names, strict=True):
 for axes in panels[-1]:
     axes.set_xlabel("epoch")
 figure.supylabel("learning rate")
+
 # %% [markdown]
 # What the shapes leave of the recipe's LR, on average over the budget: the reason why schedules need
 # different LRs to be at their best, and why comparing them at one LR is unfair.
@@ -122,6 +120,7 @@ for label, settings in {
     axes.plot(steps, schedule_preview("linear", settings, LR, 4, STEPS)[0], label=label)
 axes.set(title="linear over 4 epochs", xlabel="epoch", ylabel="learning rate")
 axes.legend()
+
 # %% [markdown]
 # ## Where the LR comes from: the finder
 #

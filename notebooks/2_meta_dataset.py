@@ -15,6 +15,7 @@
 # trains nothing: it reads the meta-dataset that is committed with the project.
 
 # %%
+import json
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -23,11 +24,13 @@ import pandas as pd
 
 import metalr
 from metalr.control import FEATURE_GROUPS, FEATURE_NAMES
-from metalr.harvest.meta_dataset import load_meta_dataset
 
-dataset = load_meta_dataset(Path(metalr.__file__).parents[1] / "meta_data" / "cifar10-small")
-states, forks = dataset.transitions, dataset.forks
-columns = [f"feature/{name}" for name in FEATURE_NAMES]
+folder = Path(metalr.__file__).parents[1] / "meta_data" / "cifar10-small"
+tables = json.loads((folder / "card.json").read_text())["tables"]  # its card says what lies where
+states, forks = (pd.read_parquet(folder / tables[name]["file"]) for name in ("transitions", "forks"))
+if "optimizer" not in states:  # of a harvest from before there was a choice
+    states = states.assign(optimizer="sgd")
+columns = [column for name in FEATURE_NAMES if (column := f"feature/{name}") in states]
 num_forks = len(forks.groupby(["run_id", "epoch"]))
 num_runs = states["run_id"].nunique()
 print(f"{num_runs} trainings, {len(states)} states, {num_forks} forks, {len(forks)} candidates")
@@ -42,8 +45,9 @@ print(states.groupby(["optimizer", "network"])["run_id"].nunique().to_string())
 
 # %%
 for group, positions in FEATURE_GROUPS.items():
-    values = states[[columns[position] for position in positions]]
-    print(f"{group:12} {len(positions):2} features, missing {100 * values.isna().mean().mean():3.0f} %")
+    wanted = [f"feature/{FEATURE_NAMES[position]}" for position in positions]
+    values = states[[column for column in wanted if column in columns]]
+    print(f"{group:12} {values.shape[1]:2} features, missing {100 * values.isna().mean().mean():3.0f} %")
 
 # %%
 shown = [
@@ -57,8 +61,8 @@ for axes, name in zip(panels.flat, shown, strict=True):
 # %% [markdown]
 # ## One fork
 #
-# The regret of a candidate is its final `outer_valid` loss minus that of the best candidate. Four forks of
-# one training each at another epoch: what matters is how wide the valley is, and where it lies. A candidate
+# The regret of a candidate is its final `outer_valid` loss minus that of the best candidate. The forks of
+# one training, each at another epoch: what matters is how wide the valley is, and where it lies. A candidate
 # that diverged has the largest regret that a loss can honestly have, that of guessing.
 
 # %%
@@ -87,7 +91,7 @@ best = pd.DataFrame(
         "epoch": epoch,
     }
     for (run, epoch), rows in by_fork.items()
-    if rows["regret"].notna().any()
+    if rows[["regret", "next_regret"]].notna().any().all()
 )
 described = states[["run_id", "epoch", "optimizer", "network", "feature/progress"]]
 best = best.merge(described, on=["run_id", "epoch"])
@@ -95,6 +99,8 @@ figure, axes = plt.subplots(figsize=(6, 3.6), layout="constrained")
 for (optimizer, rows), marker in zip(best.groupby("optimizer"), "osD^v", strict=False):
     jitter = np.random.default_rng(0).uniform(-0.015, 0.015, len(rows))
     axes.semilogy(rows["feature/progress"] + jitter, rows["best"], marker, ms=4, alpha=0.6, label=optimizer)
+medians = best.groupby(best["feature/progress"].round(1))["best"].median()
+axes.plot(medians.index, medians, color="black", lw=1, label="median")
 axes.set(title="best candidate of each fork", xlabel="progress", ylabel="best LR / reference LR")
 axes.legend(fontsize="small")
 print(best.groupby(["optimizer", "network"])["best"].describe()[["count", "25%", "50%", "75%"]].to_string())
@@ -138,6 +144,7 @@ print(f"best single LR: {grid[int(np.argmin(fixed))]:.3g}, {min(fixed):.4f} nats
 # %%
 place = ["run_id", "epoch"]
 joined = best[[*place, "best"]].merge(states[[*place, *columns]], on=place)
-ranks = joined[columns].corrwith(joined["best"], method="spearman").dropna()
+moving = [column for column in columns if joined[column].nunique() > 1]
+ranks = joined[moving].corrwith(joined["best"], method="spearman")
 ranks.index = [name.removeprefix("feature/") for name in ranks.index]
 print(ranks.reindex(ranks.abs().sort_values(ascending=False).index).head(10).round(2).to_string())
