@@ -8,9 +8,7 @@ Source: Smith, "Cyclical Learning Rates for Training Neural Networks", arXiv 150
 
 from __future__ import annotations
 
-import copy
-import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from metalr.config import FinderConfig
 from metalr.control.finder_rules import NUM_START, FinderCurve, Suggestion, choose, suggestions_of
 from metalr.control.ramp import run_ramp
+from metalr.control.trial_batches import BatchStream, forward_pair, scalar_loss
 from metalr.control.undo import generators_of, undone
 
 if TYPE_CHECKING:
@@ -117,7 +115,7 @@ def find_lr(
     """
     config = config or FinderConfig()
     _check(model, optimizer)
-    stream = _Stream(batches, config.num_steps + 1)
+    stream = BatchStream(batches, config.num_steps + 1)
     lrs = _lrs(config)
     with undone(model, optimizer, generators_of(batches)), torch.enable_grad():
         if not model.training:
@@ -125,7 +123,7 @@ def find_lr(
         try:
             outcome = run_ramp(
                 optimizer,
-                lambda step: _scalar(loss(*(forward or _forward)(model, next(stream)))),
+                lambda step: scalar_loss(loss(*(forward or forward_pair)(model, next(stream)))),
                 lrs,
                 config.explode_factor,
                 num_start=NUM_START,
@@ -152,74 +150,3 @@ def _check(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         raise ValueError(
             "the optimizer holds none of the model's parameters: make it from model.parameters()"
         )
-
-
-class _Stream:
-    """Batches one after the other, from the start again where they end."""
-
-    def __init__(self, batches: Iterable[Any], num_needed: int) -> None:
-        # A copied loader has workers of its own: the random state of persistent ones cannot be put back.
-        self._batches = copy.copy(batches) if isinstance(batches, DataLoader) else batches
-        if isinstance(self._batches, DataLoader):
-            self._batches._iterator = None
-        self._num_needed = num_needed
-        self._num_read = 0
-        self._iterator: Iterator[Any] | None = None
-
-    def __next__(self) -> Any:
-        for _ in range(2):
-            if self._iterator is None:
-                self._iterator = iter(self._batches)
-            for batch in self._iterator:
-                self._num_read += 1
-                return batch
-            self._iterator = None
-        raise ValueError(self._shortage())
-
-    def close(self) -> None:
-        """Let go of the iterator, and of a loader's workers with it."""
-        self._iterator = None
-        self._batches = ()
-
-    def _shortage(self) -> str:
-        if self._num_read == 0:
-            return "batches holds no batch: pass a DataLoader, or a list of (inputs, targets)"
-        return (
-            f"batches ended after {self._num_read} of {self._num_needed} and cannot be read again: pass the "
-            f"DataLoader or a list instead of an iterator, or set num_steps={self._num_read - 1}"
-        )
-
-
-def _forward(model: nn.Module, batch: Any) -> tuple[Any, Any]:
-    if not isinstance(batch, tuple | list) or len(batch) != 2:
-        kind = (
-            f"{type(batch).__name__} of {len(batch)}" if hasattr(batch, "__len__") else type(batch).__name__
-        )
-        raise ValueError(
-            f"a batch is a {kind}, not a pair (inputs, targets): give forward=, a function of (model, batch) "
-            "that returns (outputs, targets)"
-        )
-    device = next(model.parameters()).device
-    inputs, targets = (_moved(part, device) for part in batch)
-    return model(inputs), targets
-
-
-def _moved(value: Any, device: torch.device) -> Any:
-    if isinstance(value, Tensor):
-        return value.to(device)
-    if isinstance(value, Mapping):
-        return {key: _moved(part, device) for key, part in value.items()}
-    if isinstance(value, tuple | list):
-        return [_moved(part, device) for part in value]
-    return value
-
-
-def _scalar(loss: Any) -> Tensor:
-    if not isinstance(loss, Tensor) or loss.numel() != 1:
-        got = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
-        raise ValueError(f"the loss is {got}, not a scalar tensor: take its mean")
-    if not loss.requires_grad and math.isfinite(float(loss)):
-        raise ValueError(
-            "the loss does not depend on any trainable parameter: is it detached, or all frozen?"
-        )
-    return loss.squeeze()

@@ -14,14 +14,14 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["draw_finder"]
+__all__ = ["CURVE", "FIGURE_STYLE", "INK", "MARKS", "draw_finder", "save_figure"]
 
 INK = "#7D8894"
 """A grey with a contrast of about 4 on white as on near-black: the background is transparent."""
 CURVE = "#2F80C3"
 MARKS = {"steepest": ("#DB5A00", "v"), "valley": ("#2A9D5B", "o"), "minimum": ("#A45EC7", "s")}
 """Colour and marker of each rule."""
-_STYLE: Any = {
+FIGURE_STYLE: Any = {
     "svg.hashsalt": "metalr",
     "svg.fonttype": "none",
     "font.family": "sans-serif",
@@ -52,7 +52,7 @@ def draw_finder(
     import matplotlib
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(FIGURE_STYLE):
         figure = Figure(figsize=(6.4, 3.6), layout="constrained")
         figure.patch.set_alpha(0.0)
         axes = figure.subplots()
@@ -66,7 +66,7 @@ def draw_finder(
             reason = next(iter(suggestions.values())).reason
             axes.set_title(reason)
         if path is not None:
-            _save(figure, Path(path))
+            save_figure(figure, Path(path))
     return figure
 
 
@@ -116,7 +116,8 @@ def _mark(axes: Axes, curve: FinderCurve, suggestions: dict[str, Suggestion]) ->
     axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), borderaxespad=0.2)
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write `figure` to `path`, with the same bytes for the same figure. Raises ValueError on a suffix."""
     suffix = path.suffix.lower().removeprefix(".")
     known = figure.canvas.get_supported_filetypes()
     if suffix not in known:

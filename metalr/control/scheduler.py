@@ -3,41 +3,49 @@
 The LR of unit k (see `anchor`) is ``peak * anchor``. The peak is decided before the first epoch from
 the probe, and again after every observation; it is never computed from the LR last set, so errors
 do not add up. `step()` without a fresh observation only moves along the anchor.
+
+`autopilot` observes and decides (by `law`, `metrics`, `step_statistics`, `agreement`), `user_probe` probes;
+this module alone sets LRs.
 """
 
 from __future__ import annotations
 
-import math
-import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from metalr.config import ControlConfig
-from metalr.control.anchor import anchor_for, averages_iterates, scales_gradients
-from metalr.control.decision import Controller, Decision, best_offset
-from metalr.control.envelope import bounded_peak, has_exploded, has_stalled
-from metalr.control.features import feature_row
+from metalr.control.agreement import is_distributed, rank
+from metalr.control.anytime import course_for
+from metalr.control.autopilot import Autopilot, Surroundings
+from metalr.control.decision import Controller, Decision
+from metalr.control.law import ControlLaw
 from metalr.control.observation import Observation, Setting
 from metalr.control.probe import ProbeCurve
+from metalr.control.scheduler_checks import (
+    check_arguments,
+    check_optimizer,
+    lead_group,
+    respecting,
+    setting_of,
+    warn_of_other_budget,
+    warn_of_other_lrs,
+)
+from metalr.control.scheduler_state import STATE_VERSION, checked_state
 from metalr.control.schedules import initial_lr_of
-from metalr.control.snapshot import Snapshot
+from metalr.control.step_statistics import StepStatistics
+from metalr.control.user_probe import probe_model
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 __all__ = ["MetaLR"]
-
-STATE_VERSION = 1
-MAX_STALLS = 3
-"""Rollbacks of epochs that learned nothing; what still learns nothing then may be unlearnable."""
-METRIC_FIELDS = {
-    "train/loss": "train_loss",
-    "inner_valid/loss": "inner_valid_loss",
-    "inner_valid/accuracy": "inner_valid_accuracy",
-}
 
 
 class MetaLR(LRScheduler):
@@ -46,22 +54,37 @@ class MetaLR(LRScheduler):
     Call `step` after `optimizer.step()`: once an epoch with the epoch's metrics, or, with
     `steps_per_epoch` given, once a step, with `observe(metrics)` before an epoch's last `step()`.
 
+    One factor scales all groups, so that they keep the ratios they start with; it is small enough to keep
+    every group below `config.max_lr`. timm's `lr_scale` of a group comes on top. A tensor LR is filled in
+    place. Groups added later join at the next `step`: the LR they bring counts as an initial one.
+
     Args:
-        optimizer: Its groups keep the ratios that their LRs have now.
+        optimizer: Any torch optimizer but those that need a closure.
         controller: A loaded controller, or the path or name of one.
-        total_epochs: Budget T, at least 1.
+        total_epochs: Budget T, at least 1; None where it is not known: the LR then falls slowly, for ever
+            (`metalr.control.anytime`).
         steps_per_epoch: How many times `step` is called an epoch.
-        setting: What else is known of the training; made from `total_epochs`, `steps_per_epoch` and the
-            optimizer where not given.
+        setting: What else is known of the training; made from the other arguments where not given.
         probe: Curve of an LR range test on this model (`metalr.control.probe.lr_range_test`). Without it
             the initial LR is the reference that candidates are relative to.
         model: Where given, an exploded epoch is rolled back: weights, buffers and optimizer state return
             to the last good observation.
+        batches: With it and `loss_fn`, `model` is probed now (`metalr.control.user_probe.probe_model`); leave
+            it out where a state is loaded afterwards.
+        loss_fn: A loss of (outputs, targets) for batches (inputs, targets), or a function of (model, batch).
+        respect: Where given, at least 1: the peak LR stays within this factor of the optimizer's own LR.
+        gather: Whether hooks on the optimizer measure gradients, weights and steps, and a forgotten metric is
+            warned of. False for a loop that hands over whole Observations.
+        is_shared: Whether, where torch.distributed runs, rank 0 decides for all: at every epoch's end, when
+            all ranks must call `step`; what was observed within an epoch waits for its end. False where the
+            ranks train models of their own.
         config: Anchor, bounds and envelope.
         last_epoch: torch's own; -1 starts.
 
     Raises:
-        ValueError: a budget below 1, or an initial LR of zero.
+        TypeError: no optimizer.
+        ValueError: a budget below 1, no LR above 0, an optimizer that needs a closure, arguments that lack
+            each other, a controller that is not there, damaged, or made for other features.
 
     Source: the law is described in the README; bounded residuals on an anchor after arXiv 2609.34681.
     """
@@ -69,210 +92,174 @@ class MetaLR(LRScheduler):
     def __init__(
         self,
         optimizer: Optimizer,
-        controller: Controller | str | Path,
+        controller: Controller | str | Path = "default",
         *,
-        total_epochs: int,
+        total_epochs: int | None,
         steps_per_epoch: int = 1,
         setting: Setting | None = None,
         probe: ProbeCurve | None = None,
         model: nn.Module | None = None,
+        batches: Iterable[Any] | None = None,
+        loss_fn: Callable[[Any, Any], Tensor] | None = None,
+        respect: float | None = None,
+        gather: bool = True,
+        is_shared: bool = True,
         config: ControlConfig | None = None,
         last_epoch: int = -1,
     ) -> None:
-        if total_epochs < 1 or steps_per_epoch < 1:
-            raise ValueError(f"MetaLR needs {total_epochs=} and {steps_per_epoch=} of at least 1")
-        initial_lr = initial_lr_of(optimizer.param_groups[0])
-        if not initial_lr > 0.0:
-            raise ValueError(
-                f"MetaLR needs an initial LR above 0 in the first parameter group, got {initial_lr}"
-            )
-        self._controller = _resolve(controller)
+        check_optimizer(optimizer)
+        check_arguments(total_epochs, steps_per_epoch, respect, model, batches, loss_fn)
+        controller = _resolve(controller)
+        self._lead = lead_group(optimizer)
+        own_lr = initial_lr_of(optimizer.param_groups[self._lead])
         self._config = config or ControlConfig()
-        self._anchor = anchor_for(optimizer, self._config)
-        self._setting = setting or _setting_of(optimizer, total_epochs, steps_per_epoch)
-        self._steps_per_epoch = steps_per_epoch
-        self._total_units = total_epochs * steps_per_epoch
-        self._probe = probe
-        self._reference_lr = probe.reference_lr if probe else initial_lr
-        self._model = model
-        self._snapshot = Snapshot.take(model, optimizer) if model is not None else None
-        self._trace: list[Observation] = []
-        self._memory = self._controller.initial_state()
-        self._peak: float | None = None
-        self._first_peak: float | None = None
-        self._scale = 1.0
-        self._num_rollbacks = 0
-        self._num_stalls = 0
-        self._num_holds = 0
-        self._pending: dict[str, float] | Observation = {}
-        self._decision: Decision | None = None
-        self._decide(Observation(epoch=0, train_loss=probe.initial_loss if probe else None))
+        self._total_epochs, self._steps_per_epoch = total_epochs, steps_per_epoch
+        is_shared = is_shared and is_distributed()
+        described = setting or setting_of(optimizer, total_epochs, steps_per_epoch)
+        if probe is None and model is not None and batches is not None and loss_fn is not None:
+            seen = probe_model(model, optimizer, loss_fn, batches, self._config.probe, is_shared=is_shared)
+            probe = seen.curve
+            if setting is None:
+                described = replace(described, batch_size=seen.batch_size, num_classes=seen.num_classes)
+        law = ControlLaw(controller, respecting(self._config, own_lr, respect))
+        around = Surroundings(
+            course=course_for(optimizer, self._config, total_epochs, steps_per_epoch),
+            steps_per_epoch=steps_per_epoch,
+            setting=described,
+            optimizer=optimizer,
+            model=model,
+            statistics=StepStatistics(optimizer, model) if gather and not (is_shared and rank()) else None,
+            counts_steps=setting is None and steps_per_epoch == 1,
+            is_shared=is_shared,
+            warns_of_silence=gather,
+        )
+        start = law.start(probe.reference_lr if probe else own_lr, probe, described)
+        self._autopilot = Autopilot(law, around, start)
         super().__init__(optimizer, last_epoch)
 
     @property
     def last_decision(self) -> Decision:
         """The decision in force."""
-        assert self._decision is not None
-        return self._decision
+        return self._autopilot.decision
 
     @property
     def num_rollbacks(self) -> int:
         """Epochs undone so far."""
-        return self._num_rollbacks
+        return self._autopilot.state.num_rollbacks
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        """A row for every epoch so far: `epoch` (completed ones), its mean `lr`, losses, the `decision`."""
+        return [dict(row) for row in self._autopilot.history]
 
     def explain(self) -> str:
-        """Why the LR is what it is, in one line."""
-        decision = self.last_decision
-        return (
-            f"epoch {decision.epoch}: peak LR {decision.peak_lr:.3g} ({decision.reason}), "
-            f"reference {self._reference_lr:.3g}, {self._anchor.shape} anchor"
-        )
+        """Why the LR is what it is, in three lines."""
+        return self._autopilot.explain(self.last_epoch, self._lead_lr())
 
-    def observe(self, metrics: Observation | Mapping[str, float] | float | None = None) -> None:
-        """Offer what the ending epoch showed; the next `step()` decides on it.
-
-        Later values replace earlier ones.
-
-        Args:
-            metrics: The inner validation loss, or a mapping of `train/loss`, `inner_valid/loss` and
-                `inner_valid/accuracy` (other keys are ignored), or a whole `Observation`.
+    def plot(self, path: str | Path | None = None) -> Figure:
+        """The LR and the losses of the epochs so far; saved where `path` is given (.svg, .png).
 
         Raises:
-            TypeError: a metric that is not a number.
+            ValueError: a suffix that matplotlib cannot write.
         """
-        if metrics is None or isinstance(metrics, Observation):
-            self._pending = metrics or self._pending
-            return
-        values = metrics if isinstance(metrics, Mapping) else {"inner_valid/loss": metrics}
-        known = {
-            METRIC_FIELDS[key]: _number(key, value) for key, value in values.items() if key in METRIC_FIELDS
-        }
-        before = {} if isinstance(self._pending, Observation) else self._pending
-        self._pending = before | known
+        from metalr.control.scheduler_plot import draw_history
+
+        return draw_history(self._autopilot.history, path)
+
+    def observe(self, metrics: Observation | Mapping[str, Any] | Any = None) -> None:
+        """Offer what the ending epoch showed; the next `step()` decides on it.
+
+        Later values replace earlier ones. A loss that is not finite is an exploded epoch.
+
+        Args:
+            metrics: The inner validation loss, or a mapping such as ``{"train_loss": 1.2, "val_loss": 1.4}``
+                (`metalr.control.metrics.ALIASES`), or a whole `Observation`.
+
+        Raises:
+            TypeError: a metric that is not a number; nothing is changed then.
+        """
+        if metrics is not None:
+            self._autopilot.observe(metrics)
 
     def step(  # type: ignore[override]  # a metric first, as in ReduceLROnPlateau
         self, metrics: Any = None, epoch: int | None = None
     ) -> None:
         """Decide, where something new was observed, and set the LR of the next unit."""
-        if metrics is not None:
-            self.observe(metrics)
-        if self._pending:
-            self._decide(self._observation())
-            self._pending = {}
+        self.observe(metrics)
+        if not self._is_initial:
+            self._autopilot.end_unit(self.last_epoch, self._lead_lr())
         super().step()
+
+    def close(self) -> None:
+        """Take the hooks off the optimizer. The schedule goes on without what they measured."""
+        if self._autopilot.around.statistics is not None:
+            self._autopilot.around.statistics.close()
 
     def get_lr(self) -> list[float | Tensor]:
         """The LR of each parameter group for the present unit."""
-        if self.last_epoch == self._total_units + 1:
-            warnings.warn("MetaLR was stepped past its budget; the LR stays at its last value", stacklevel=3)
-        factor = self._current_lr() / initial_lr_of(self.optimizer.param_groups[0])
-        return [initial_lr_of(group) * factor for group in self.optimizer.param_groups]
+        initial = self._initial_lrs()
+        factor = self._lead_lr() / initial[self._lead]
+        return [lr * factor * scale for lr, scale in zip(initial, self._lr_scales(), strict=True)]
 
-    def _current_lr(self) -> float:
-        assert self._peak is not None
-        unit = min(max(self.last_epoch, 0), self._total_units - 1)
-        height = self._anchor.height((unit + 0.5) / self._total_units)
-        return min(self._peak * height, self._config.max_lr)
+    def _lead_lr(self) -> float:
+        """The first group's LR, such that no group's is above the bound."""
+        initial = self._initial_lrs()
+        largest = max(lr * scale for lr, scale in zip(initial, self._lr_scales(), strict=True))
+        return min(self._autopilot.lr(self.last_epoch), self._config.max_lr / (largest / initial[self._lead]))
 
-    def _observation(self) -> Observation:
-        if isinstance(self._pending, Observation):
-            return self._pending
-        epoch = (self.last_epoch + 1) // self._steps_per_epoch
-        return Observation.from_measurements(epoch, self._pending)
+    def _lr_scales(self) -> list[float]:
+        return [float(group.get("lr_scale", 1.0)) for group in self.optimizer.param_groups]
 
-    def _decide(self, observation: Observation) -> None:
-        if has_exploded(self._trace, observation, self._config):
-            self._roll_back(observation, "loss exploded", self._config.backoff)
-            return
-        if self._num_stalls < MAX_STALLS and has_stalled(self._trace, observation, self._config):
-            self._num_stalls += 1
-            self._roll_back(observation, "nothing was learned", self._config.backoff**2)
-            return
-        self._trace.append(observation)
-        features = feature_row(self._trace, self._setting, self._probe)
-        self._memory, prediction = self._controller.step(self._memory, features)
-        offset = best_offset(self._controller.log_offsets, prediction.log_regrets)
-        proposed = self._reference_lr * math.exp(offset) * self._scale
-        first = None if self._first_peak is None else self._first_peak * self._scale
-        peak, bound = bounded_peak(proposed, self._peak, first, self._config)
-        self._num_holds += not math.isfinite(proposed)
-        self._peak = peak
-        self._first_peak = peak if self._first_peak is None else self._first_peak
-        kept = proposed if math.isfinite(proposed) else None
-        self._decision = Decision(observation.epoch, kept, peak, bound or "controller")
-        if self._model is not None and observation.epoch > 0:
-            self._snapshot = Snapshot.take(self._model, self.optimizer)
-
-    def _roll_back(self, observation: Observation, problem: str, backoff: float) -> None:
-        self._num_rollbacks += 1
-        self._scale *= backoff
-        self._peak = max(self._peak * backoff, self._config.min_lr) if self._peak else self._config.min_lr
-        reason = f"{problem}: LR x {backoff:g}"
-        if self._model is not None and self._snapshot is not None:
-            self._snapshot.restore_keeping_lr(self._model, self.optimizer)
-            reason += ", rolled back to the last good epoch"
-        self._decision = Decision(observation.epoch, None, self._peak, reason)
+    def _initial_lrs(self) -> list[float]:
+        """Each group's initial LR, kept as a number: reading a tensor would wait for the device."""
+        groups = self.optimizer.param_groups
+        if len(groups) < len(self.base_lrs):
+            self.base_lrs = []
+        for group in groups[len(self.base_lrs) :]:
+            lr = group["lr"]
+            group.setdefault("initial_lr", lr.clone() if isinstance(lr, Tensor) else lr)
+            self.base_lrs.append(initial_lr_of(group))
+        initial = [float(lr) for lr in self.base_lrs]
+        self.base_lrs = list(initial)
+        return initial
 
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to go on exactly, as plain values that load with `weights_only=True`.
 
-        The snapshot for a rollback is not in it: at the end of an epoch it equals the model.
+        Save it at an epoch's end. Within an epoch two things are not in it, which are as large as the model:
+        the weights at the epoch's start (the update norm of that epoch is missing) and the snapshot for a
+        rollback (it is taken anew from the model).
         """
-        pending = self._pending.to_dict() if isinstance(self._pending, Observation) else dict(self._pending)
         return {
             "version": STATE_VERSION,
-            "controller_sha256": self._controller.sha256,
+            "controller_sha256": self._autopilot.law.controller.sha256,
+            "total_epochs": self._total_epochs,
+            "steps_per_epoch": self._steps_per_epoch,
             "last_epoch": self.last_epoch,
             "step_count": self._step_count,
             "last_lr": [float(lr) for lr in self._last_lr],
             "base_lrs": [float(lr) for lr in self.base_lrs],
-            "reference_lr": self._reference_lr,
-            "probe": self._probe.to_dict() if self._probe else None,
-            "trace": [observation.to_dict() for observation in self._trace],
-            "memory": list(self._memory),
-            "peak": self._peak,
-            "first_peak": self._first_peak,
-            "scale": self._scale,
-            "num_rollbacks": self._num_rollbacks,
-            "num_stalls": self._num_stalls,
-            "num_holds": self._num_holds,
-            "pending": pending,
-            "pending_is_observation": isinstance(self._pending, Observation),
-            "decision": self.last_decision.to_dict(),
+            **self._autopilot.to_dict(),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from `state_dict`. Load model and optimizer first: the rollback snapshot is taken from them.
+        """Go on from `state_dict`. The optimizer's LRs are its own state: load that too, before or after.
 
         Raises:
-            ValueError: a state of another version, or of another controller.
+            ValueError: a state of another version or controller, or a damaged one; nothing is changed then.
         """
-        if state_dict.get("version") != STATE_VERSION:
-            raise ValueError(
-                f"MetaLR state has version {state_dict.get('version')}, expected {STATE_VERSION}"
-            )
-        if state_dict["controller_sha256"] != self._controller.sha256:
-            raise ValueError(
-                f"this MetaLR state was made by controller {state_dict['controller_sha256'][:12]}, "
-                f"but {self._controller.sha256[:12]} is loaded; load the same controller to go on"
-            )
-        self.last_epoch, self._step_count = state_dict["last_epoch"], state_dict["step_count"]
-        self._last_lr, self.base_lrs = list(state_dict["last_lr"]), list(state_dict["base_lrs"])
-        self._reference_lr = state_dict["reference_lr"]
-        self._probe = ProbeCurve.from_dict(state_dict["probe"]) if state_dict["probe"] else None
-        self._trace = [Observation.from_dict(values) for values in state_dict["trace"]]
-        self._memory = list(state_dict["memory"])
-        self._peak, self._first_peak = state_dict["peak"], state_dict["first_peak"]
-        self._scale = state_dict["scale"]
-        self._num_rollbacks, self._num_holds = state_dict["num_rollbacks"], state_dict["num_holds"]
-        self._num_stalls = state_dict.get("num_stalls", 0)
-        pending = state_dict["pending"]
-        self._pending = (
-            Observation.from_dict(pending) if state_dict["pending_is_observation"] else dict(pending)
-        )
-        self._decision = Decision(**state_dict["decision"])
-        if self._model is not None:
-            self._snapshot = Snapshot.take(self._model, self.optimizer)
+        state = checked_state(state_dict, self._autopilot.law.controller.sha256)
+        warn_of_other_budget(state, self._total_epochs, self._steps_per_epoch)
+        self._autopilot.load(state)
+        self.last_epoch, self._step_count = state["last_epoch"], state["step_count"]
+        self._last_lr, self.base_lrs = list(state["last_lr"]), list(state["base_lrs"])
+        if self._autopilot.around.statistics is not None and self.last_epoch >= 0:
+            self._autopilot.around.statistics.before_next_step = self._go_on
+
+    def _go_on(self) -> None:
+        """Before the first optimizer step after a load, when model and optimizer have been loaded too."""
+        self._autopilot.take_snapshot()
+        warn_of_other_lrs(self.optimizer, [float(lr) for lr in self._last_lr])
 
 
 def _resolve(controller: Controller | str | Path) -> Controller:
@@ -281,22 +268,3 @@ def _resolve(controller: Controller | str | Path) -> Controller:
     # Loading files is the learning room's business, which stands below this one: bound late, by name.
     loaded: Controller = import_module("metalr.learning.controller").load_controller(controller)
     return loaded
-
-
-def _setting_of(optimizer: Optimizer, total_epochs: int, steps_per_epoch: int) -> Setting:
-    group = optimizer.param_groups[0]
-    return Setting(
-        total_epochs,
-        steps_per_epoch,
-        momentum=group["betas"][0] if "betas" in group else group.get("momentum"),
-        weight_decay=group.get("weight_decay"),
-        averages_iterates=averages_iterates(optimizer),
-        scales_gradients=scales_gradients(optimizer),
-    )
-
-
-def _number(key: str, value: Any) -> float:
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        raise TypeError(f"metric {key!r} must be a number, got {value!r}") from None

@@ -212,6 +212,7 @@ def _schedule(
         setting=setting,
         probe=probe,
         model=model,
+        gather=False,
         config=spec.control,
     )
     return Schedule(learned, "step")

@@ -1,0 +1,209 @@
+"""From what an epoch showed to the peak LR of the next: `MetaLR` without the optimizer's LRs."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+
+from metalr.control.agreement import decided_by_rank_0
+from metalr.control.anytime import Course
+from metalr.control.decision import Decision
+from metalr.control.law import ControlLaw, LawState
+from metalr.control.metrics import MetricReader
+from metalr.control.observation import Observation, Setting
+from metalr.control.scheduler_state import LRWindow, history_row
+from metalr.control.snapshot import Snapshot
+from metalr.control.step_statistics import StepStatistics
+
+__all__ = ["Autopilot", "Surroundings"]
+
+SILENT_EPOCHS = 5
+"""So many epochs without any observation, from the start, look like a metric that was forgotten."""
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What a training is, and what of it may be touched. Nothing here changes while it trains."""
+
+    course: Course
+    steps_per_epoch: int
+    """Units an epoch."""
+    setting: Setting
+    optimizer: Optimizer
+    model: nn.Module | None
+    """Rolled back where an epoch is undone."""
+    statistics: StepStatistics | None
+    counts_steps: bool
+    """Whether the setting's optimizer steps an epoch are those that were counted."""
+    is_shared: bool
+    """Whether rank 0 decides for all."""
+    warns_of_silence: bool
+
+
+@dataclass
+class Autopilot:
+    """The law's state with what is gathered for its next decision."""
+
+    law: ControlLaw
+    around: Surroundings
+    state: LawState
+    pending: dict[str, float] | Observation = field(default_factory=dict)
+    """What was offered since the last decision."""
+    window: LRWindow = field(default_factory=LRWindow)
+    history: list[dict[str, Any]] = field(default_factory=list)
+    num_silent_epochs: int = 0
+    reader: MetricReader = field(default_factory=MetricReader)
+    snapshot: Snapshot | None = None
+
+    def __post_init__(self) -> None:
+        if self.around.is_shared:
+            self.state = LawState.from_dict(decided_by_rank_0(self.state.to_dict()))
+        self.take_snapshot()
+
+    @property
+    def decision(self) -> Decision:
+        """The one in force."""
+        assert self.state.decision is not None
+        return self.state.decision
+
+    def take_snapshot(self) -> None:
+        """Remember the present weights as good ones."""
+        if self.around.model is not None:
+            self.snapshot = Snapshot.take(self.around.model, self.around.optimizer)
+
+    def lr(self, unit: int) -> float:
+        """The LR of unit `unit`, from 0, before any bound on LRs."""
+        assert self.state.peak is not None
+        return self.state.peak * self.around.course.height(unit)
+
+    def explain(self, unit: int, lr: float) -> str:
+        """Why the LR of the unit is what it is, in three lines."""
+        decision, course = self.decision, self.around.course
+        wish = decision.proposed_peak_lr
+        why = decision.reason if wish is None else f"{decision.reason}; the controller asked for {wish:.3g}"
+        source = "from the probe" if self.state.probe else "the optimizer's own"
+        return (
+            f"LR {lr:.3g}: peak LR {decision.peak_lr:.3g} x height {course.height(unit):.3g} of the "
+            f"{course.shape} anchor\n"
+            f"peak decided after epoch {decision.epoch}: {why}\n"
+            f"reference LR {self.state.reference_lr:.3g} ({source}); epochs undone: "
+            f"{self.state.num_rollbacks}; unusable proposals: {self.state.num_holds}"
+        )
+
+    def observe(self, metrics: Any) -> None:
+        """Keep metrics, or a whole Observation, for the next decision. Raises TypeError on a wrong one."""
+        if isinstance(metrics, Observation):
+            self.pending = metrics
+            return
+        known = self.reader.read(metrics)
+        before = {} if isinstance(self.pending, Observation) else self.pending
+        self.pending = before | known
+
+    def end_unit(self, unit: int, lr: float) -> None:
+        """Unit `unit` was trained at `lr`: decide, where there is something to decide on."""
+        total = self.around.course.total_units
+        if total is not None and unit >= total:
+            self.pending = {}
+            if unit == total:
+                warnings.warn(
+                    f"MetaLR was stepped past its budget of {total}; the LR stays at its last value",
+                    UserWarning,
+                    stacklevel=4,
+                )
+            return
+        self.window.add(lr, self.around.course.height(unit))
+        is_epoch_end = (unit + 1) % self.around.steps_per_epoch == 0
+        if self.around.is_shared and not is_epoch_end:
+            return
+        epoch = (unit + 1) // self.around.steps_per_epoch
+        observation = self._observation(epoch) if self.pending else None
+        self.pending = {}
+        is_decided = self._decide(observation)
+        if is_epoch_end or is_decided:
+            self._begin_epoch(observation, epoch, is_decided, is_epoch_end)
+
+    def _observation(self, epoch: int) -> Observation:
+        if isinstance(self.pending, Observation):
+            return self.pending
+        gathered = self.around.statistics.read() if self.around.statistics else {}
+        return Observation.from_measurements(epoch, gathered | self.window.measurements() | self.pending)
+
+    def _decide(self, observation: Observation | None) -> bool:
+        """Whether a decision was made, here or by rank 0."""
+        before = self.state
+        after = before
+        if observation is not None:
+            can_restore = self.snapshot is not None
+            after = self.law.decide(before, observation, self._setting_now(), can_restore=can_restore)
+        if self.around.is_shared:
+            agreed = decided_by_rank_0({"is_decided": after is not before, **after.to_dict()})
+            after = LawState.from_dict(agreed) if agreed["is_decided"] else before
+        self.state = after
+        if after is before:
+            return False
+        if after.num_rollbacks == before.num_rollbacks:
+            self.take_snapshot()
+        elif self.around.model is not None and self.snapshot is not None:
+            self.snapshot.restore_keeping_lr(self.around.model, self.around.optimizer)
+        return True
+
+    def _setting_now(self) -> Setting:
+        setting, statistics = self.around.setting, self.around.statistics
+        if self.around.counts_steps and statistics is not None:
+            return replace(setting, steps_per_epoch=statistics.steps_per_epoch)
+        return setting
+
+    def _begin_epoch(
+        self, observation: Observation | None, epoch: int, is_decided: bool, is_epoch_end: bool
+    ) -> None:
+        reason = self.decision.reason if is_decided else "held: nothing was observed"
+        self.history.append(history_row(observation, epoch, self.window, reason))
+        if self.around.statistics is not None:
+            self.around.statistics.reset(is_whole_epoch=is_epoch_end)
+        self.window = LRWindow()
+        self.num_silent_epochs = 0 if is_decided else self.num_silent_epochs + is_epoch_end
+        if (
+            self.around.warns_of_silence
+            and self.num_silent_epochs == SILENT_EPOCHS
+            and self.decision.epoch == 0
+        ):
+            warnings.warn(
+                f"MetaLR has seen no metric in {SILENT_EPOCHS} epochs and only follows its anchor: "
+                "give step() the epoch's losses",
+                UserWarning,
+                stacklevel=5,
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values to go on from; without the snapshot, which at an epoch's end equals the model."""
+        is_whole = isinstance(self.pending, Observation)
+        statistics = self.around.statistics
+        return {
+            **self.state.to_dict(),
+            "pending": self.pending.to_dict()
+            if isinstance(self.pending, Observation)
+            else dict(self.pending),
+            "pending_is_observation": is_whole,
+            "window": self.window.to_dict(),
+            "statistics": statistics.state_dict() if statistics else None,
+            "history": [dict(row) for row in self.history],
+            "num_silent_epochs": self.num_silent_epochs,
+        }
+
+    def load(self, values: Mapping[str, Any]) -> None:
+        """Go on from `to_dict`; all or nothing."""
+        state = LawState.from_dict(values)
+        pending = values["pending"]
+        whole = Observation.from_dict(pending) if values["pending_is_observation"] else dict(pending)
+        window = LRWindow(**values["window"])
+        self.state, self.pending, self.window = state, whole, window
+        self.history = [dict(row) for row in values["history"]]
+        self.num_silent_epochs = values["num_silent_epochs"]
+        if self.around.statistics is not None and values["statistics"] is not None:
+            self.around.statistics.load_state_dict(values["statistics"])
+        self.take_snapshot()

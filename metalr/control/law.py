@@ -1,0 +1,155 @@
+"""The control law: from a state and an observation to the next state, pure; `MetaLR` is the shell around."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from metalr.config import ControlConfig
+from metalr.control.decision import Controller, Decision, best_offset
+from metalr.control.envelope import bounded_peak, has_exploded, has_stalled
+from metalr.control.features import feature_row
+from metalr.control.observation import Observation, Setting
+from metalr.control.probe import ProbeCurve
+
+__all__ = ["LAW_FIELDS", "ControlLaw", "LawState"]
+
+MAX_STALLS = 3
+"""Rollbacks of epochs that learned nothing; what still learns nothing then may be unlearnable."""
+LAW_FIELDS = (
+    "reference_lr", "probe", "trace", "memory", "peak", "first_peak", "scale", "num_rollbacks", "num_stalls",
+    "num_holds", "decision",
+)  # fmt: skip
+"""The keys of `LawState.to_dict`."""
+
+
+@dataclass(frozen=True)
+class LawState:
+    """All that a decision depends on besides the observation, the setting and the controller."""
+
+    reference_lr: float
+    """What the candidates are multiples of."""
+    probe: ProbeCurve | None
+    memory: list[float]
+    """The controller's own."""
+    trace: tuple[Observation, ...] = ()
+    """The observations so far, without those of undone epochs."""
+    peak: float | None = None
+    """The equivalent peak in force; None before the first decision."""
+    first_peak: float | None = None
+    scale: float = 1.0
+    """Product of all backoffs."""
+    num_rollbacks: int = 0
+    num_stalls: int = 0
+    num_holds: int = 0
+    """How often the controller's wish was no positive finite number."""
+    decision: Decision | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        assert self.decision is not None
+        return {
+            "reference_lr": self.reference_lr,
+            "probe": self.probe.to_dict() if self.probe else None,
+            "trace": [observation.to_dict() for observation in self.trace],
+            "memory": list(self.memory),
+            "peak": self.peak,
+            "first_peak": self.first_peak,
+            "scale": self.scale,
+            "num_rollbacks": self.num_rollbacks,
+            "num_stalls": self.num_stalls,
+            "num_holds": self.num_holds,
+            "decision": self.decision.to_dict(),
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> LawState:
+        """The inverse of `to_dict`; keys that are not the law's are left alone."""
+        return cls(
+            reference_lr=values["reference_lr"],
+            probe=ProbeCurve.from_dict(values["probe"]) if values["probe"] else None,
+            memory=list(values["memory"]),
+            trace=tuple(Observation.from_dict(row) for row in values["trace"]),
+            peak=values["peak"],
+            first_peak=values["first_peak"],
+            scale=values["scale"],
+            num_rollbacks=values["num_rollbacks"],
+            num_stalls=values["num_stalls"],
+            num_holds=values["num_holds"],
+            decision=Decision(**values["decision"]),
+        )
+
+
+@dataclass(frozen=True)
+class ControlLaw:
+    """Correct within the envelope, or take an epoch back."""
+
+    controller: Controller
+    config: ControlConfig
+    """Its `min_lr` and `max_lr` bound the equivalent peak."""
+
+    def start(self, reference_lr: float, probe: ProbeCurve | None, setting: Setting) -> LawState:
+        """The state with the decision before the first epoch."""
+        state = LawState(reference_lr, probe, self.controller.initial_state())
+        first = Observation(epoch=0, train_loss=probe.initial_loss if probe else None)
+        return self.decide(state, first, setting, can_restore=False)
+
+    def decide(
+        self, state: LawState, observation: Observation, setting: Setting, *, can_restore: bool
+    ) -> LawState:
+        """The state after `observation`; `num_rollbacks` rose where its epoch is to be undone.
+
+        Args:
+            state: Not changed.
+            observation: What the epoch just ended showed.
+            setting: What is known of the training by now.
+            can_restore: Whether weights can be put back, which only the reason tells.
+        """
+        if has_exploded(state.trace, observation, self.config):
+            return self._back_off(state, observation, "loss exploded", self.config.backoff, can_restore)
+        if state.num_stalls < MAX_STALLS and has_stalled(state.trace, observation, self.config):
+            stalled = replace(state, num_stalls=state.num_stalls + 1)
+            factor = self.config.backoff**2
+            return self._back_off(stalled, observation, "nothing was learned", factor, can_restore)
+        return self._correct(state, observation, setting)
+
+    def _correct(self, state: LawState, observation: Observation, setting: Setting) -> LawState:
+        trace = (*state.trace, observation)
+        features = feature_row(trace, setting, state.probe)
+        memory, prediction = self.controller.step(state.memory, features)
+        offset = best_offset(self.controller.log_offsets, prediction.log_regrets)
+        proposed = state.reference_lr * math.exp(offset) * state.scale
+        first = None if state.first_peak is None else state.first_peak * state.scale
+        peak, bound = bounded_peak(proposed, state.peak, first, self.config)
+        is_held = not math.isfinite(proposed)
+        if is_held and state.num_holds == 0:
+            logging.getLogger(__name__).warning("the controller proposed %s; the LR is held", proposed)
+        kept = None if is_held else proposed
+        return replace(
+            state,
+            trace=trace,
+            memory=memory,
+            peak=peak,
+            first_peak=peak if state.first_peak is None else state.first_peak,
+            num_holds=state.num_holds + is_held,
+            decision=Decision(observation.epoch, kept, peak, bound or "controller"),
+        )
+
+    def _back_off(
+        self, state: LawState, observation: Observation, problem: str, factor: float, can_restore: bool
+    ) -> LawState:
+        lowest = self.config.min_lr
+        peak = max(state.peak * factor, lowest) if state.peak else lowest
+        reason = f"{problem}: LR x {factor:g}"
+        if can_restore:
+            reason += ", rolled back to the last good epoch"
+        return replace(
+            state,
+            scale=state.scale * factor,
+            num_rollbacks=state.num_rollbacks + 1,
+            peak=peak,
+            decision=Decision(observation.epoch, None, peak, reason),
+        )

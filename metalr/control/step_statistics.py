@@ -1,0 +1,192 @@
+"""Gradient and update statistics, gathered by hooks on the optimizer's steps.
+
+They mean what the training loop of this package means by them (`metalr.control.Observation`), but for
+clipping: a gradient is measured as the optimizer gets it. Nothing waits for the device until they are read.
+"""
+
+from __future__ import annotations
+
+import math
+import weakref
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+__all__ = ["StepStatistics"]
+
+NUM_SAMPLES = 8
+"""At least so many gradients of an epoch are measured, and fewer than twice as many."""
+
+
+class StepStatistics:
+    """Statistics of the optimizer steps since the last `reset`, which begins an epoch.
+
+    Every step is sampled at first; at twice `NUM_SAMPLES` samples every other one is dropped, and from then
+    on half as often sampled. After a whole epoch its number of steps n is known, and each (n // 8)th sampled.
+    A step that a `GradScaler` skips calls no hook; one that it leaves to a fused optimizer to skip leaves a
+    gradient that is not finite, which is then not counted. Steps inside `torch.compile` or a CUDA graph are
+    not seen.
+
+    Args:
+        optimizer: Gets a hook before and one after its step; neither is part of its state, and both fall
+            silent with this object. `close` takes them away.
+        model: Whose weights are measured; None: those that the optimizer holds.
+    """
+
+    def __init__(self, optimizer: Optimizer, model: nn.Module | None = None) -> None:
+        self._optimizer = optimizer
+        self._model = model
+        self.before_next_step: Callable[[], None] | None = None
+        """Called once, before the next step."""
+        self._steps_of_last_epoch: int | None = None
+        self._is_scaled = False
+        self._samples: list[Tensor] = []
+        self._start: list[tuple[Tensor, Tensor]] = []
+        self._begin()
+        self._handles = [
+            optimizer.register_step_pre_hook(_weak(self._before_step)),
+            optimizer.register_step_post_hook(_weak(self._after_step)),
+        ]
+
+    @property
+    def steps_per_epoch(self) -> int | None:
+        """Optimizer steps of the last whole epoch; None before its end."""
+        return self._steps_of_last_epoch
+
+    def close(self) -> None:
+        """Take the hooks away; what was gathered stays readable."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+
+    def read(self) -> dict[str, float]:
+        """The measurements by field of `Observation`, as far as they can be had. Waits for the device."""
+        found: dict[str, float] = {}
+        norms = self._norms()
+        if norms:
+            mean = sum(norms) / len(norms)
+            found["grad_norm"] = mean
+            found["grad_norm_sd"] = math.sqrt(sum((norm - mean) ** 2 for norm in norms) / len(norms))
+        if self._num_steps:
+            found["weight_norm"] = float(_norm(self._parameters()))
+        if self._start:
+            found["update_norm"] = self._update_norm()
+        return found
+
+    def reset(self, *, is_whole_epoch: bool) -> None:
+        """Begin anew; `is_whole_epoch` tells whether the steps since the last time were an epoch."""
+        if is_whole_epoch and self._num_steps:
+            self._steps_of_last_epoch = self._num_steps
+        self._begin()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain values to go on exactly at an epoch's end.
+
+        Within an epoch all but the weights at its start, which are as large as the model: the update norm of
+        an epoch that was interrupted is missing.
+        """
+        return {
+            "num_steps": self._num_steps,
+            "stride": self._stride,
+            "norms": self._norms(),
+            "steps_of_last_epoch": self._steps_of_last_epoch,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from `state_dict`."""
+        self._begin()
+        self._num_steps, self._stride = state["num_steps"], state["stride"]
+        self._samples = [torch.tensor(norm, dtype=torch.float64) for norm in state["norms"]]
+        self._steps_of_last_epoch = state["steps_of_last_epoch"]
+        self._misses_start = self._num_steps > 0
+
+    def _begin(self) -> None:
+        self._num_steps = 0
+        self._samples, self._start = [], []
+        self._misses_start = False
+        self._is_due_after = False
+        known = self._steps_of_last_epoch
+        self._stride = max(1, known // NUM_SAMPLES) if known else 1
+
+    def _before_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if _is_recorded():
+            return
+        if self.before_next_step is not None:
+            once, self.before_next_step = self.before_next_step, None
+            once()
+        if not self._start and not self._misses_start:
+            self._start = [
+                (p, p.detach().clone()) for p in self._parameters() if p.requires_grad and p.numel()
+            ]
+        if self._num_steps % self._stride == 0:
+            # With a closure the gradients come to be inside the step; args[0] is the optimizer itself.
+            closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
+            self._is_due_after = closure is not None
+            if not self._is_due_after:
+                self._sample(optimizer)
+        self._num_steps += 1
+
+    def _after_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if self._is_due_after and not _is_recorded():
+            self._is_due_after = False
+            self._sample(optimizer)
+
+    @torch.no_grad()
+    def _sample(self, optimizer: Optimizer) -> None:
+        gradients = [p.grad for p in self._parameters() if p.grad is not None]
+        if not gradients:
+            return
+        norm = _norm(gradients)
+        scale = getattr(optimizer, "grad_scale", None)
+        if scale is not None:  # a fused optimizer divides by it, and skips what is not finite, by itself
+            norm, self._is_scaled = norm / scale.to(norm.device), True
+        self._samples.append(norm)
+        if len(self._samples) == 2 * NUM_SAMPLES:
+            self._samples = self._samples[::2]
+            self._stride *= 2
+
+    def _norms(self) -> list[float]:
+        if not self._samples:
+            return []
+        device = self._samples[-1].device
+        norms: list[float] = torch.stack(
+            [n.to(device, torch.float64).reshape(()) for n in self._samples]
+        ).tolist()
+        return [norm for norm in norms if math.isfinite(norm)] if self._is_scaled else norms
+
+    @torch.no_grad()
+    def _update_norm(self) -> float:
+        moved = torch._foreach_sub([p.detach() for p, _ in self._start], [start for _, start in self._start])
+        return float(_norm(list(moved)))
+
+    def _parameters(self) -> Iterable[nn.Parameter]:
+        if self._model is not None:
+            return list(self._model.parameters())
+        return [p for group in self._optimizer.param_groups for p in group["params"]]
+
+
+def _is_recorded() -> bool:
+    """Whether this step is being compiled or recorded, not made."""
+    if torch.compiler.is_compiling():
+        return True
+    return torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()  # type: ignore[no-untyped-call]
+
+
+def _norm(tensors: Iterable[Tensor]) -> Tensor:
+    dense = [t.coalesce().values() if t.is_sparse else t for t in (t.detach() for t in tensors)]
+    return torch.nn.utils.get_total_norm([t for t in dense if t.numel()])
+
+
+def _weak(method: Callable[..., None]) -> Callable[..., None]:
+    """`method` without holding its object: the hooks of a scheduler that is gone do nothing."""
+    reference = weakref.WeakMethod(method)
+
+    def hook(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        alive = reference()
+        if alive is not None:
+            alive(optimizer, args, kwargs)
+
+    return hook
