@@ -1,0 +1,54 @@
+"""Mixed precision: a `GradScaler` leaves out steps whose gradients overflowed. `MetaLR` needs nothing for it.
+
+Here two batches overflow on purpose, the very first among them. The scheduler is stepped once an epoch, so
+the epoch counts whether or not all its steps were taken.
+"""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from problem import EPOCHS, LR, Training, batches, log_lrs, make_model, run, validation_loss
+from torch.nn.functional import cross_entropy
+
+from metalr import MetaLR
+
+OVERFLOWS = {(0, 0), (3, 7)}
+"""Epoch and batch of what overflows."""
+
+
+def train(folder: Path, controller: Any = "default", stop_after: int = EPOCHS) -> Training:
+    """Train to epoch `stop_after`, from the checkpoint in `folder` where there is one."""
+    model = make_model()
+    optimizer = torch.optim.SGD(model.parameters(), lr=LR, momentum=0.9)
+    scaler = torch.amp.GradScaler("cpu")
+    scheduler = MetaLR(optimizer, controller, total_epochs=EPOCHS)
+    lrs = log_lrs(optimizer)
+    parts = {"model": model, "optimizer": optimizer, "scaler": scaler, "scheduler": scheduler}
+    first_epoch = 0
+    if (folder / "checkpoint.pt").exists():
+        saved = torch.load(folder / "checkpoint.pt", weights_only=True)
+        for name, part in parts.items():
+            part.load_state_dict(saved[name])
+        first_epoch = saved["epoch"]
+    for epoch in range(first_epoch, stop_after):
+        for index, (images, labels) in enumerate(batches()):
+            loss = cross_entropy(model(images), labels)
+            if (epoch, index) in OVERFLOWS:
+                loss = loss * math.inf
+            optimizer.zero_grad()
+            scaler.scale(loss).backward()
+            scaler.step(optimizer)
+            scaler.update()
+        scheduler.step(validation_loss(model))
+        states = {name: part.state_dict() for name, part in parts.items()}
+        torch.save({"epoch": epoch + 1} | states, folder / "checkpoint.pt")
+    observations = stop_after - first_epoch
+    return Training(
+        scheduler.state_dict(), scheduler.explain(), model.state_dict(), lrs, observations, first_epoch
+    )
+
+
+if __name__ == "__main__":
+    run(train)
