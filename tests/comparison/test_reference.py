@@ -36,7 +36,7 @@ def accuracy(spec: RunSpec) -> float | None:
     return MEANS.get(spec.method, 80.0) + wobble - 0.5 * abs(spec.train.lr - 0.1)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def study(build: Build, config_with: Configure) -> tuple[dict[str, Any], list[RunRecord]]:
     config = config_with(
         methods=METHODS, initial_lrs=[0.1, 1.0], tuning_lrs=[0.3], budgets=[4, 6], num_resamples=100
@@ -55,6 +55,54 @@ def test_one_changed_number_is_found(study: tuple[dict[str, Any], list[RunRecord
     broken = copy.deepcopy(summary)
     broken["cells"][1]["methods"]["prodigy"]["regret_pp"]["mean"] += 1e-6
     assert list(load_reference().check_summary(broken, records)["differences"]) == ["4/1/prodigy/regret"]
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        (("cells", 0, "methods", "cosine", "test_accuracy_pct", "ci95", 0), "4/0.1/cosine/accuracy/low"),
+        (("cells", 0, "methods", "cosine", "test_loss", "ci95", 1), "4/0.1/cosine/loss/high"),
+        (("cells", 3, "methods", "step", "regret_pp", "ci95", 1), "6/1/step/regret/high"),
+        (("cells", 0, "methods", "step", "regret_to_best_pp", "mean"), "4/0.1/step/regret_to_best"),
+        (("cells", 2, "methods", "step", "schedule_efficiency"), "6/0.1/step/efficiency"),
+        (("cells", 2, "methods", "step", "lr_variance"), "6/0.1/step/lr_variance"),
+        (("cells", 0, "methods", "metalr-mlp", "epochs_to_target"), "4/0.1/metalr-mlp/epochs_to_target"),
+        (("cells", 0, "methods", "metalr-mlp", "seconds_to_target"), "4/0.1/metalr-mlp/seconds_to_target"),
+        (("cells", 0, "methods", "metalr-mlp", "num_reached"), "4/0.1/metalr-mlp/num_reached"),
+        (("cells", 0, "paired", "metalr-mlp vs step", "difference_pp", "ci95", 0),
+         "4/0.1/metalr-mlp vs step/difference/low"),
+        (("tuned", 0, "methods", "step", "against_reference", "difference_pp", "ci95", 0),
+         "tuned/4/step/difference/low"),
+        (("overall", "step", "ci95", 0), "overall/step/regret/low"),
+        (("overall", "step", "sensitivity_pp"), "overall/step/sensitivity"),
+        (("overall", "step", "iqm_regret_pp", "mean"), "overall/step/iqm_regret"),
+        (("overall", "step", "iqm_regret_pp", "ci95", 1), "overall/step/iqm_regret/high"),
+        (("overall", "step", "worst_cell_regret_pp"), "overall/step/worst"),
+        (("overall", "metalr-mlp", "overhead_pct"), "overall/metalr-mlp/overhead"),
+        (("overall", "metalr-mlp", "share_reached_target"), "overall/metalr-mlp/reached"),
+        (("overall_paired", "metalr-mlp vs step", "difference_pp", "mean"),
+         "overall/metalr-mlp vs step/difference"),
+    ],
+)  # fmt: skip
+def test_each_kind_of_figure_is_looked_at(
+    study: tuple[dict[str, Any], list[RunRecord]], path: tuple[Any, ...], name: str
+) -> None:
+    summary, records = study
+    broken = copy.deepcopy(summary)
+    *sections, last = path
+    place: Any = broken
+    for key in sections:
+        place = place[key]
+    place[last] += 1e-6
+    assert list(load_reference().check_summary(broken, records)["differences"]) == [name]
+
+
+def test_an_interval_that_is_not_there_is_missed(study: tuple[dict[str, Any], list[RunRecord]]) -> None:
+    summary, records = study
+    broken = copy.deepcopy(summary)
+    broken["overall"]["step"]["ci95"] = None
+    found = load_reference().check_summary(broken, records)["differences"]
+    assert list(found) == ["overall/step/regret/low", "overall/step/regret/high"]
 
 
 def test_a_better_peer_is_the_best_of_all_and_not_the_reference(

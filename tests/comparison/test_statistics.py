@@ -8,10 +8,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
+from slow_statistics import bca_interval, interquartile_interval
 
 from metalr.comparison.statistics import (
     estimate_mean,
     holm,
+    interquartile_mean,
     judge,
     permutation_p_value,
     smallest_p_value,
@@ -46,6 +49,38 @@ def test_bootstrap_interval_is_that_of_all_resamples() -> None:
     assert estimate.interval == pytest.approx((low, high), abs=0.06)
     assert estimate.mean == pytest.approx(4.5)
     assert estimate.sd == pytest.approx(np.std(values, ddof=1))
+
+
+def decimal_samples(size: int) -> list[list[float]]:
+    """Accuracies as a test set of 2,000 images gives them: many resamples tie with the mean."""
+    rng = np.random.default_rng(size)
+    return [(rng.integers(780, 880, size) / 20.0).tolist() for _ in range(12)]
+
+
+@pytest.mark.parametrize("size", [2, 3, 6, 10])
+def test_bootstrap_interval_is_the_slow_one_to_the_last_digits(size: int) -> None:
+    for values in decimal_samples(size):
+        found = estimate_mean(values, 0.9, 999).interval
+        slow = bca_interval(values, 0.9, 999)
+        assert (found is None) == (slow is None)
+        assert found is None or found == pytest.approx(slow, abs=1e-8)
+
+
+def test_negative_control_unrounded_means_let_ties_fall_by_chance() -> None:
+    def gap(values: list[float]) -> float:
+        plain = stats.bootstrap((values,), np.mean, n_resamples=999, rng=np.random.default_rng(0))
+        slow = bca_interval(values, 0.95, 999)
+        assert slow is not None
+        return float(np.abs(np.subtract(plain.confidence_interval, slow)).max() / (slow[1] - slow[0]))
+
+    assert max(map(gap, decimal_samples(6))) > 1e-3
+
+
+def test_interquartile_interval_is_the_slow_one() -> None:
+    columns = decimal_samples(6)[:5]
+    found = interquartile_mean(columns, 0.95, 299)
+    assert found["ci95"] == pytest.approx(interquartile_interval(columns, 0.95, 299), abs=1e-9)
+    assert interquartile_mean([[1.0, 1.0], [2.0]], 0.95, 299)["ci95"] is None
 
 
 def test_negative_control_the_plain_percentile_interval_is_another_one() -> None:
