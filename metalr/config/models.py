@@ -46,10 +46,11 @@ DEFAULT_METHOD: MethodName = "metalr-lstm"
 class TaskConfig(Section):
     """The inner problem: which images, how many, which network."""
 
-    dataset: Literal["digits", "cifar10", "cifar100", "mnist", "fashion_mnist", "svhn", "synthetic"] = (
-        "digits"
-    )
-    """Source of images: `digits` is embedded (scikit-learn, 1,797 of 8x8), `synthetic` is made from a seed for tests."""
+    dataset: Literal[
+        "digits", "breast_cancer", "cifar10", "cifar100", "mnist", "fashion_mnist", "svhn", "synthetic"
+    ] = "digits"
+    """Source of images: `digits` is embedded (scikit-learn, 1,797 of 8x8), and so is `breast_cancer` (569 rows of a table,
+    for the network `mlp`); `synthetic` is made from a seed for tests."""
     num_train: PositiveInt | None = None
     """Images in the `train` split; null takes all that the other splits leave."""
     num_inner_valid: PositiveInt = 150
@@ -207,7 +208,10 @@ class ProbeConfig(RampConfig):
     """The learning-rate range test before the first epoch, paid for out of the run's budget."""
 
     batch_size: PositiveInt | None = 32
-    """Images of the one batch that all its steps train on, and pay for, at most `train.batch_size`; null: that."""
+    """Images of each of its steps, which the budget pays for, at most `train.batch_size`; null: that."""
+    fresh_batches: bool = True
+    """Whether every step trains on a batch of its own while the loss of one fixed batch is measured, for a third of a
+    step more; else all steps train on one batch, which a network that fits it soon has no edge on."""
 
 
 class FinderConfig(RampConfig):
@@ -313,8 +317,11 @@ class MetaTrainConfig(Section):
     """Weight of the auxiliary head's loss (the final loss to come)."""
     mask_rate: Fraction = 0.1
     """Probability of hiding a feature group from a training sample, so that missing ones are survivable."""
+    unprobed: bool = True
+    """Whether every fork is learned from a second time as a training without a probe would have shown it."""
     num_folds: Annotated[int, Field(ge=2, le=100)] = 5
-    """Folds of run groups (task, budget, seed), each held out once for the printed figures; fewer where groups are."""
+    """Folds of task groups (all budgets and seeds of a task), each held out once for the printed figures; fewer where
+    groups are."""
     seed: Seed = 0
     """Seed of the folds, the initialisation and the batches."""
 

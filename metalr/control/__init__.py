@@ -9,12 +9,12 @@ modules behind it).
 
 from metalr.control.anchor import Anchor, anchor_for, averages_iterates, scales_gradients
 from metalr.control.decision import Controller, Decision, Prediction, best_offset
-from metalr.control.features import FEATURE_GROUPS, FEATURE_NAMES, feature_row, feature_rows
+from metalr.control.features import FEATURE_GROUPS, FEATURE_NAMES, feature_row, feature_rows, reference_lr
 from metalr.control.finder import LRFinderResult, find_lr
 from metalr.control.finder_rules import FinderCurve, Suggestion, suggest, suggested_lr, suggestions_of
 from metalr.control.greedy import GreedyLR
 from metalr.control.observation import Observation, Setting
-from metalr.control.probe import ProbeCurve, lr_range_test
+from metalr.control.probe import ProbeCurve, lr_range_test, usual_lr
 from metalr.control.schedule_fit import schedule_notes, schedule_problems
 from metalr.control.schedule_preview import pretend_validation_loss, schedule_preview
 from metalr.control.scheduler import MetaLR
@@ -52,6 +52,7 @@ __all__ = [
     "lr_range_test",
     "make_schedule",
     "pretend_validation_loss",
+    "reference_lr",
     "scales_gradients",
     "schedule_notes",
     "schedule_preview",
@@ -60,5 +61,6 @@ __all__ = [
     "suggested_lr",
     "suggestions_of",
     "undone",
+    "usual_lr",
     "weights_are_finite",
 ]

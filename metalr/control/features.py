@@ -15,9 +15,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from metalr.control.observation import Observation, Setting
-from metalr.control.probe import ProbeCurve
+from metalr.control.probe import ProbeCurve, usual_lr
 
-__all__ = ["FEATURE_GROUPS", "FEATURE_NAMES", "feature_row", "feature_rows"]
+__all__ = ["FEATURE_GROUPS", "FEATURE_NAMES", "feature_row", "feature_rows", "reference_lr"]
 
 PROBE_FACTORS = tuple(2.0**exponent for exponent in range(-5, 5))
 """Where the probe's curve is read, as multiples of its reference LR."""
@@ -43,6 +43,15 @@ class _State:
     @property
     def log_classes(self) -> float:
         return math.log(self.setting.num_classes) if self.setting.num_classes else math.nan
+
+    @property
+    def loss_unit(self) -> float:
+        """log C, the loss of guessing, nats; without classes the loss before training, or the first one seen."""
+        if self.setting.num_classes:
+            return self.log_classes
+        losses = (row.train_loss for row in self.trace if row.train_loss is not None)
+        first = next(losses, self.probe.initial_loss if self.probe else math.nan)
+        return first if first > 0.0 else math.nan
 
 
 def _log(value: float | None) -> float:
@@ -83,7 +92,7 @@ def _gap(state: _State) -> float:
     now = state.now
     if now.inner_valid_loss is None or now.train_loss is None:
         return math.nan
-    return (now.inner_valid_loss - now.train_loss) / state.log_classes
+    return (now.inner_valid_loss - now.train_loss) / state.loss_unit
 
 
 def _within_epoch_trend(state: _State) -> float:
@@ -118,18 +127,22 @@ def _log_total_steps(state: _State) -> float:
     return math.nan if total is None or steps is None else math.log(total * steps)
 
 
-def _reference(state: _State) -> float | None:
+def _probed_reference(state: _State) -> float | None:
     return state.probe.reference_lr if state.probe else None
 
 
+def _reference(state: _State) -> float:
+    return reference_lr(state.setting, state.probe)
+
+
 def _probe_change(factor: float) -> Callable[[_State], float]:
-    """Change of the loss at a multiple of the reference LR during the probe, in units of log C."""
+    """Change of the loss at a multiple of the reference LR during the probe, in units of `loss_unit`."""
 
     def change(state: _State) -> float:
         if state.probe is None:
             return math.nan
         value = state.probe.loss_change_at(factor * state.probe.reference_lr)
-        return math.nan if value is None else max(-CAP, min(CAP, value / state.log_classes))
+        return math.nan if value is None else max(-CAP, min(CAP, value / state.loss_unit))
 
     return change
 
@@ -156,14 +169,14 @@ _GROUPS: dict[str, dict[str, Callable[[_State], float]]] = {
         "log_peak_over_reference": lambda s: _log_ratio(s.now.peak_lr, _reference(s)),
     },
     "train_loss": {
-        "log_train_loss": lambda s: _log_ratio(s.now.train_loss, s.log_classes),
+        "log_train_loss": lambda s: _log_ratio(s.now.train_loss, s.loss_unit),
         "train_loss_slope_1": _loss_slope("train_loss", 1),
         "train_loss_slope_3": _loss_slope("train_loss", 3),
         "within_epoch_trend": _within_epoch_trend,
         "within_epoch_spread": lambda s: _ratio(s.now.train_loss_sd, s.now.train_loss),
     },
     "inner_valid": {
-        "log_inner_valid_loss": lambda s: _log_ratio(s.now.inner_valid_loss, s.log_classes),
+        "log_inner_valid_loss": lambda s: _log_ratio(s.now.inner_valid_loss, s.loss_unit),
         "inner_valid_loss_slope_1": _loss_slope("inner_valid_loss", 1),
         "inner_valid_loss_slope_3": _loss_slope("inner_valid_loss", 3),
         "inner_valid_accuracy": lambda s: _ratio(s.now.inner_valid_accuracy, 1.0),
@@ -181,7 +194,7 @@ _GROUPS: dict[str, dict[str, Callable[[_State], float]]] = {
         "grad_norm_trend": _trend("grad_norm"),
     },
     "probe": {
-        "log_reference_lr": lambda s: _log(_reference(s)),
+        "log_reference_lr": lambda s: _log(_probed_reference(s)),
         "log_steepest_over_reference": lambda s: (
             _log_ratio(s.probe.steepest_lr, s.probe.reference_lr) if s.probe else math.nan
         ),
@@ -198,6 +211,13 @@ FEATURE_GROUPS: dict[str, tuple[int, ...]] = {
     group: tuple(FEATURE_NAMES.index(name) for name in names) for group, names in _GROUPS.items()
 }
 """Positions of the features that go missing together, by the source they need."""
+
+
+def reference_lr(setting: Setting, probe: ProbeCurve | None) -> float:
+    """What candidates and features are relative to: the probe's guess, or without one the usual LR."""
+    if probe:
+        return probe.reference_lr
+    return usual_lr(setting.scales_gradients, setting.averages_iterates, setting.momentum)
 
 
 def feature_row(trace: Sequence[Observation], setting: Setting, probe: ProbeCurve | None) -> np.ndarray:

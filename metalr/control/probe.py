@@ -20,7 +20,7 @@ from metalr.control.anchor import averages_iterates, scales_gradients
 from metalr.control.ramp import run_ramp
 from metalr.control.undo import undone
 
-__all__ = ["ProbeCurve", "lr_range_test"]
+__all__ = ["ProbeCurve", "lr_range_test", "usual_lr"]
 
 SMOOTHING_STEPS = 1.5
 """Standard deviation, in ramp steps, of the Gaussian that smooths the losses."""
@@ -33,6 +33,28 @@ USUAL_SCALED_LR = 0.01
 peak moves less than the edge: the reference LR is the geometric mean of the edge and this. Over a ResNet-18,
 a CNN and an MLP on CIFAR-10 under Schedule-Free AdamW the edge ran from 0.0023 to 0.026 (4 seeds each), the
 best LR from 0.003 to 0.03."""
+
+
+def usual_lr(
+    scales_gradients: bool | None = None, averages_iterates: bool | None = None, momentum: float | None = None
+) -> float:
+    """The reference LR where no probe has told one: what people usually start from under such an optimizer.
+
+    0.003 where gradients are scaled, 0.01 where iterates are averaged as well; for SGD 0.3 (1 - momentum),
+    and ten times as much where iterates are averaged.
+
+    Args:
+        scales_gradients: Whether the optimizer divides the gradient by its size; None: no.
+        averages_iterates: Whether what one uses is an average of the trained weights; None: no.
+        momentum: SGD's, in [0, 1); None: 0.9.
+
+    >>> usual_lr(scales_gradients=True)
+    0.003
+    """
+    if scales_gradients:
+        return 0.01 if averages_iterates else 0.003
+    lr = 0.3 * (1.0 - min(0.9 if momentum is None else momentum, 0.99))
+    return 10.0 * lr if averages_iterates else lr
 
 
 @dataclass(frozen=True)
@@ -137,6 +159,8 @@ def lr_range_test(
     optimizer: torch.optim.Optimizer,
     loss_of_step: Callable[[int], Tensor],
     config: ProbeConfig | None = None,
+    *,
+    measured_loss: Callable[[], Tensor] | None = None,
 ) -> ProbeCurve:
     """The loss on a ramp of LRs, exponential over `config.lrs`.
 
@@ -146,10 +170,12 @@ def lr_range_test(
     Args:
         model: Trained for `config.num_steps` steps, then restored.
         optimizer: Steps the model; its first group's LR is the one reported.
-        loss_of_step: Maps a step number, from 0, to the scalar training loss of that step's batch. One batch
-            for all steps gives the clearest curve: what the ramp measures is how steep the loss is, and
-            another batch each step drowns that in noise.
+        loss_of_step: Maps a step number, from 0, to the scalar training loss of that step's batch.
         config: The ramp; None takes the defaults.
+        measured_loss: The loss of one batch that stays the same, at the present weights: the curve is made of
+            this one. None takes the losses of the steps; then give every step the same batch, since another
+            one each step drowns the curve in noise. Steps on fresh batches beside one that is measured are
+            better where a network soon fits a whole batch, whose loss then hides the edge.
 
     Raises:
         ValueError: the loss is not finite before any update, or the first group's LR is 0.
@@ -158,7 +184,7 @@ def lr_range_test(
     scaled = scales_gradients(optimizer)
     ramp = np.geomspace(*config.lrs(scales_gradients=scaled), config.num_steps).tolist()
     with undone(model, optimizer):
-        outcome = run_ramp(optimizer, loss_of_step, ramp, config.explode_factor)
+        outcome = run_ramp(optimizer, loss_of_step, ramp, config.explode_factor, measured_loss=measured_loss)
     if not math.isfinite(outcome.initial_loss):
         raise ValueError(f"the probe cannot start: the loss of the first batch is {outcome.initial_loss}")
     losses = outcome.losses or (outcome.initial_loss,)

@@ -34,6 +34,7 @@ def run_ramp(
     lrs: Sequence[float],
     explode_factor: float,
     *,
+    measured_loss: Callable[[], Tensor] | None = None,
     num_start: int = 1,
     patience: int = 1,
 ) -> RampOutcome:
@@ -46,6 +47,8 @@ def run_ramp(
         loss_of_step: Maps a step number, 0 to len(lrs), to the scalar training loss of that step's batch.
         lrs: LR of the first parameter group at each step.
         explode_factor: Losses above this multiple of the loss at the start are too large.
+        measured_loss: The loss that is looked at before each step, where it is not that of the step's own
+            batch; computed without gradients.
         num_start: The loss at the start is the first one, or the lower median of so many first ones where
             that is larger: more than one where every step has a batch of its own.
         patience: So many too large losses in succession end the ramp; one that is not finite always does.
@@ -57,7 +60,7 @@ def run_ramp(
     losses: list[float] = []
     num_large = 0
     for step in range(len(lrs) + 1):
-        loss = loss_of_step(step)
+        loss = _measured(measured_loss) if measured_loss else loss_of_step(step)
         losses.append(float(loss.detach()))
         if not math.isfinite(losses[-1]):
             return RampOutcome(losses[0], tuple(losses[1 : step - num_large]), True, step)
@@ -69,10 +72,16 @@ def run_ramp(
             for group, ratio in zip(optimizer.param_groups, ratios, strict=True):
                 _set_lr(group, lrs[step] * ratio)
             optimizer.zero_grad(set_to_none=True)
+            loss = loss_of_step(step) if measured_loss else loss
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
     kept = losses[1 : len(losses) - num_large]
     return RampOutcome(losses[0], tuple(kept), num_large > 0, len(lrs))
+
+
+@torch.no_grad()
+def _measured(measured_loss: Callable[[], Tensor]) -> Tensor:
+    return measured_loss()
 
 
 def _limit(start: float, explode_factor: float) -> float:

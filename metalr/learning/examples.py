@@ -5,20 +5,25 @@ Legend: E examples (forks), T observations of the longest trace, F features, K c
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Literal
 
 import numpy as np
 import pandas as pd
 
-from metalr.control import FEATURE_NAMES
+from metalr.control import FEATURE_GROUPS, FEATURE_NAMES, usual_lr
 from metalr.harvest.meta_dataset import MetaDataset
 from metalr.training.artifacts import ArtifactError
 
-__all__ = ["Examples", "fold_of_groups", "make_examples", "regret_at"]
+__all__ = ["Examples", "fold_of_groups", "joined", "make_examples", "regret_at", "unprobed"]
 
 REGRET_FLOOR = 0.01
 """Regrets are learned as log(regret + this), nats: differences below it are noise of the labels."""
+TASK_COLUMNS = (
+    "dataset", "network", "width", "image_size", "label_noise", "optimizer", "batch_size", "momentum",
+    "nesterov", "weight_decay", "label_smoothing",
+)  # fmt: skip
+"""What makes a task: runs that differ only in budget, seed, schedule or LR are of one task group."""
 
 
 @dataclass(frozen=True)
@@ -30,11 +35,11 @@ class Examples:
     positions_E: np.ndarray
     """The observation after which the fork was made: features up to here may be used."""
     groups_E: np.ndarray
-    """Run group of each fork."""
+    """Task group of each fork: what is held out together. The run group, where there is but one task."""
     log_offsets_K: np.ndarray
     """Natural log of candidate over reference LR, rising."""
     regrets_EK: np.ndarray
-    """Final regret, nats."""
+    """Final regret, nats; NaN where a candidate was not tried."""
     next_regrets_EK: np.ndarray
     """Regret one epoch after the fork, nats."""
     log_best_loss_E: np.ndarray
@@ -48,22 +53,21 @@ class Examples:
 
     def subset(self, chosen_E: np.ndarray) -> Examples:
         """The examples where `chosen_E` is true, or at its positions."""
-        return Examples(
-            self.traces_ETF[chosen_E],
-            self.positions_E[chosen_E],
-            self.groups_E[chosen_E],
-            self.log_offsets_K,
-            self.regrets_EK[chosen_E],
-            self.next_regrets_EK[chosen_E],
-            self.log_best_loss_E[chosen_E],
-            self.log_reference_E[chosen_E],
-            self.log_current_E[chosen_E],
-        )
+        return replace(self, **{name: getattr(self, name)[chosen_E] for name in _PER_EXAMPLE})
 
     def log_targets_EK(self, label: Literal["branch", "greedy"]) -> np.ndarray:
         """What the regret head learns: log(regret + floor) of the chosen label."""
         regrets = self.regrets_EK if label == "branch" else self.next_regrets_EK
         return np.log(regrets + REGRET_FLOOR)
+
+
+_PER_EXAMPLE = tuple(field.name for field in fields(Examples) if field.name != "log_offsets_K")
+
+
+def joined(first: Examples, second: Examples) -> Examples:
+    """The examples of both, which must have the same candidates and length of trace."""
+    both = {name: np.concatenate([getattr(first, name), getattr(second, name)]) for name in _PER_EXAMPLE}
+    return replace(first, **both)
 
 
 def make_examples(dataset: MetaDataset) -> Examples:
@@ -80,6 +84,7 @@ def make_examples(dataset: MetaDataset) -> Examples:
         for run, rows in dataset.transitions.groupby("run_id")
     }
     longest = max(len(trace) for trace in traces.values())
+    group_of = _groups(dataset.transitions)
     forks = [rows for _, rows in dataset.forks.sort_values("candidate").groupby(["run_id", "epoch"])]
     # where every candidate diverged there is nothing to choose between
     forks = [rows for rows in forks if rows["final_loss"].notna().any()]
@@ -95,7 +100,7 @@ def make_examples(dataset: MetaDataset) -> Examples:
     return Examples(
         traces_ETF=traces_ETF,
         positions_E=_values(forks, "epoch")[:, 0].astype(int),
-        groups_E=np.array([str(rows["group"].iloc[0]) for rows in forks]),
+        groups_E=np.array([group_of[str(rows["run_id"].iloc[0])] for rows in forks]),
         log_offsets_K=offsets_EK[0],
         regrets_EK=_values(forks, "regret"),
         next_regrets_EK=_values(forks, "next_regret"),
@@ -105,6 +110,60 @@ def make_examples(dataset: MetaDataset) -> Examples:
         log_reference_E=np.log(_values(forks, "peak_lr")[:, 0]) - offsets_EK[:, 0],
         log_current_E=np.log(_values(forks, "current_peak_lr")[:, 0]),
     )
+
+
+def _groups(transitions: pd.DataFrame) -> dict[str, str]:
+    """The task group of every run, as the settings that make it; the run group where all are of one task."""
+    runs = transitions.drop_duplicates("run_id").set_index("run_id")
+    tasks = {
+        str(run): ", ".join(f"{name}={row[name]}" for name in TASK_COLUMNS if name in runs.columns)
+        for run, row in runs.iterrows()
+    }
+    if len(set(tasks.values())) > 1:
+        return tasks
+    return {str(run): str(group) for run, group in runs["group"].items()}
+
+
+def unprobed(examples: Examples) -> Examples:
+    """The same examples as a training without a probe would have shown them.
+
+    The reference LR is the optimizer's usual one, the features of the probe are missing, and candidates that
+    no branch has tried have no regret.
+    """
+    traces_ETF = examples.traces_ETF.copy()
+    log_usual_E = np.array([_log_usual_lr(trace_TF[0]) for trace_TF in traces_ETF])
+    shift_E = log_usual_E - examples.log_reference_E
+    traces_ETF[:, :, FEATURE_NAMES.index("log_peak_over_reference")] -= shift_E[:, None]
+    traces_ETF[:, :, list(FEATURE_GROUPS["probe"])] = np.nan
+    known = examples.log_offsets_K
+    return replace(
+        examples,
+        traces_ETF=traces_ETF,
+        regrets_EK=_shifted(examples.regrets_EK, known, shift_E),
+        next_regrets_EK=_shifted(examples.next_regrets_EK, known, shift_E),
+        log_reference_E=log_usual_E,
+    )
+
+
+def _log_usual_lr(features_F: np.ndarray) -> float:
+    def value(name: str) -> float | None:
+        found = float(features_F[FEATURE_NAMES.index(name)])
+        return None if np.isnan(found) else found
+
+    scales, averages = (bool(value(name)) for name in ("scales_gradients", "averages_iterates"))
+    log_rest = value("log_one_minus_momentum")
+    momentum = None if log_rest is None else 1.0 - float(np.exp(log_rest))
+    return float(np.log(usual_lr(scales, averages, momentum)))
+
+
+def _shifted(curves_EK: np.ndarray, log_offsets_K: np.ndarray, shift_E: np.ndarray) -> np.ndarray:
+    """The curves read at offsets moved by `shift_E`, linear in log LR, NaN outside what is known."""
+    low, high = log_offsets_K[0] - 1e-9, log_offsets_K[-1] + 1e-9  # sums of logs are off in their last bits
+    at_EK = log_offsets_K + shift_E[:, None]
+    read_EK = np.stack(
+        [np.interp(at_K, log_offsets_K, curve) for at_K, curve in zip(at_EK, curves_EK, strict=True)]
+    )
+    return np.where((at_EK >= low) & (at_EK <= high), read_EK, np.nan)
 
 
 def _values(forks: list[pd.DataFrame], column: str) -> np.ndarray:
@@ -128,8 +187,8 @@ def fold_of_groups(groups_E: np.ndarray, num_folds: int, seed: int) -> np.ndarra
     groups = np.unique(groups_E)
     if len(groups) < 2:
         raise ArtifactError(
-            f"held-out figures need at least two run groups (task, budget, seed), the meta-dataset has "
-            f"{len(groups)}; harvest more"
+            f"held-out figures need at least two task groups, the meta-dataset has "
+            f"{len(groups)}; harvest from more tasks"
         )
     shuffled = np.random.default_rng(seed).permutation(groups)
     folds = {group: position % min(num_folds, len(groups)) for position, group in enumerate(shuffled)}

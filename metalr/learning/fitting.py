@@ -17,7 +17,7 @@ from torch.nn import functional
 from metalr.config import MetaTrainConfig
 from metalr.control import FEATURE_GROUPS, best_offset
 from metalr.learning.controller import LearnedController
-from metalr.learning.examples import Examples, fold_of_groups, regret_at
+from metalr.learning.examples import Examples, fold_of_groups, joined, regret_at, unprobed
 from metalr.learning.learners import Learner, make_learner
 
 __all__ = ["Fit", "fit", "num_passes", "regrets_by_rule"]
@@ -27,7 +27,7 @@ OnMetaEpoch = Callable[[], None]
 
 @dataclass(frozen=True)
 class Fit:
-    """A trained ensemble and what its kind showed on held-out run groups."""
+    """A trained ensemble and what its kind showed on held-out task groups."""
 
     members: list[Learner]
     """Trained on the examples of all groups."""
@@ -40,7 +40,7 @@ class Fit:
 
 
 def fit(examples: Examples, name: str, config: MetaTrainConfig, on_epoch: OnMetaEpoch | None = None) -> Fit:
-    """The learner `name` trained on all examples, and cross-validated over their run groups.
+    """The learner `name` trained on all examples, and cross-validated over their task groups.
 
     The loss is that of the regret head, plus `config.meta_loss_weight` times that of the final-loss head.
     Same examples, same config: same bits.
@@ -52,7 +52,7 @@ def fit(examples: Examples, name: str, config: MetaTrainConfig, on_epoch: OnMeta
         on_epoch: Called after each of the `num_passes` passes.
 
     Raises:
-        ArtifactError: fewer than two run groups.
+        ArtifactError: fewer than two task groups.
         ValueError: an unknown learner.
     """
     started = time.perf_counter()
@@ -105,6 +105,8 @@ def _group_means(values_E: np.ndarray, groups_E: np.ndarray) -> np.ndarray:
 def _train_ensemble(
     inside: Examples, outside: Examples | None, name: str, config: MetaTrainConfig, tell: OnMetaEpoch
 ) -> tuple[list[Learner], list[dict[str, float]]]:
+    if config.unprobed:
+        inside = joined(inside, unprobed(inside))
     members = [_new_member(inside, name, config, index) for index in range(config.ensemble)]
     return members, _train_members(members, inside, outside, config, tell)
 
@@ -202,7 +204,8 @@ def _loss(
 ) -> Tensor:
     heads_BTK = member(traces_BTF)
     heads_BK = heads_BTK[torch.arange(len(positions_B)), positions_B]
-    decision = functional.smooth_l1_loss(heads_BK[:, :-1], targets_BK)
+    known_BK = ~targets_BK.isnan()
+    decision = functional.smooth_l1_loss(heads_BK[:, :-1][known_BK], targets_BK[known_BK])
     auxiliary = functional.smooth_l1_loss(heads_BK[:, -1], finals_B)
     return decision + config.meta_loss_weight * auxiliary
 
@@ -225,9 +228,10 @@ def regrets_by_rule(
 ) -> dict[str, np.ndarray]:
     """The final regret in nats (E,) of each decision rule on `outside`; constants are fitted on `inside`.
 
-    `learned`; `keep` (the LR the run had); `best_fixed_lr` (one peak for all); `best_fixed_multiple` (one
-    multiple of the probe's reference for all); `greedy_label` (the best LR of the next epoch, followed
-    exactly). The best candidate has regret zero by definition and is left out.
+    `learned`; `learned_unprobed` (the same without a probe); `keep` (the LR the run had); `best_fixed_lr`
+    (one peak for all); `best_fixed_multiple` (one multiple of the probe's reference for all); `greedy_label`
+    (the best LR of the next epoch, followed exactly). The best candidate has regret zero by definition and is
+    left out.
     """
     grid = np.log(np.geomspace(1e-4, 10.0, 51))
     fixed = min(grid, key=lambda peak: regret_at(inside, np.full(len(inside), peak)).mean())
@@ -235,6 +239,7 @@ def regrets_by_rule(
     greedy = outside.log_offsets_K[outside.next_regrets_EK.argmin(axis=1)]
     log_peaks = {
         "learned": decided_log_peaks(controller, outside),
+        "learned_unprobed": decided_log_peaks(controller, unprobed(outside)),
         "keep": outside.log_current_E,
         "best_fixed_lr": np.full(len(outside), fixed),
         "best_fixed_multiple": outside.log_reference_E + multiple,

@@ -21,6 +21,9 @@ __all__ = ["DATASETS", "MIRRORED", "load_dataset"]
 DIGITS_NUM_TEST = 360
 """scikit-learn's digits come in one piece; this many (a fifth) are their test part, always the same ones."""
 
+BREAST_CANCER_NUM_TEST = 114
+"""The same for scikit-learn's table of breast cancers."""
+
 MIRRORED = frozenset({"cifar10", "cifar100", "fashion_mnist", "synthetic"})
 """Datasets whose classes survive a mirror; a mirrored digit is another sign, or none."""
 
@@ -43,6 +46,22 @@ def _load_digits(_data: DataConfig) -> RawDataset:
     order = np.random.default_rng(0).permutation(len(labels))
     train, test = order[DIGITS_NUM_TEST:], order[:DIGITS_NUM_TEST]
     return RawDataset(RawPart(images[train], labels[train]), RawPart(images[test], labels[test]), 10)
+
+
+def _load_breast_cancer(_data: DataConfig) -> RawDataset:
+    """scikit-learn's 569 rows of 30 measurements in 2 classes, as images of one pixel with 30 channels.
+
+    Each measurement is spread over 0..255 between its smallest and largest value.
+    """
+    from sklearn.datasets import load_breast_cancer
+
+    bunch = load_breast_cancer()
+    low, high = bunch.data.min(axis=0), bunch.data.max(axis=0)
+    images = np.rint((bunch.data - low) / (high - low) * 255).astype(np.uint8)[:, :, None, None]
+    labels = bunch.target.astype(np.int64)
+    order = np.random.default_rng(0).permutation(len(labels))
+    train, test = order[BREAST_CANCER_NUM_TEST:], order[:BREAST_CANCER_NUM_TEST]
+    return RawDataset(RawPart(images[train], labels[train]), RawPart(images[test], labels[test]), 2)
 
 
 def _load_synthetic(_data: DataConfig) -> RawDataset:
@@ -145,6 +164,7 @@ def _as_NCHW(name: str, data: Any) -> UInt8:
 
 DATASETS: dict[str, Callable[[DataConfig], RawDataset]] = {
     "digits": _load_digits,
+    "breast_cancer": _load_breast_cancer,
     "synthetic": _load_synthetic,
     "cifar10": load_cifar10,
     "cifar100": _load_cifar100,

@@ -126,7 +126,7 @@ def make_network(
 
     `image_size` is the side in pixels, `width` the channels of the first stage (units of a hidden layer for
     `mlp`), `dropout` the probability in 0..1 before the last layer.
-    Raises ValueError for an unknown name, for a width below 8 and for images of under 4 pixels.
+    Raises ValueError for an unknown name, for a width below 8, and for images of under 4 pixels (`mlp`: 1).
     """
     if name not in NETWORKS:
         raise ValueError(f"network={name!r} is unknown; choose one of {', '.join(sorted(NETWORKS))}")
@@ -135,6 +135,7 @@ def make_network(
             f"width={width} must be at least {MIN_WIDTH}: convolutions of 4 channels in channels_last layout "
             "crash torch 2.12 on the CPU"
         )
-    if image_size < 4:
-        raise ValueError(f"image_size={image_size} must be at least 4 pixels")
+    smallest = 1 if name == "mlp" else 4
+    if image_size < smallest:
+        raise ValueError(f"image_size={image_size} must be at least {smallest} pixels for network={name}")
     return NETWORKS[name](in_channels, num_classes, image_size, width, dropout)

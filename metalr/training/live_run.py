@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from metalr.config import ConfigError, SchedulesConfig
 from metalr.config.peers import PEERS
@@ -141,16 +142,33 @@ def _probe(
         return None
     if state is not None:
         return ProbeCurve.from_dict(state["probe"])
+    config = spec.control.probe
     device = torch.device(spec.train.device)
     generator = epoch_generator(spec.seed, 0, device, "probe")
-    size = len(task.splits["train"].labels_B)
+    batches = _probe_batches(task, config.num_steps, probe_batch_size(spec), generator, config.fresh_batches)
 
-    indices_B = torch.randperm(size, generator=generator, device=device)[: probe_batch_size(spec)]
-    batch = task.train_batch(indices_B, generator)
+    def loss_of(batch: tuple[Tensor, Tensor]) -> Tensor:
+        return training_loss(model, *batch, spec.train)
+
     with seeded(spec.seed, 0, device, "probe model"):
         return lr_range_test(
-            model, optimizer, lambda step: training_loss(model, *batch, spec.train), spec.control.probe
+            model,
+            optimizer,
+            lambda step: loss_of(batches[min(step, len(batches) - 1)]),
+            config,
+            measured_loss=(lambda: loss_of(batches[-1])) if config.fresh_batches else None,
         )
+
+
+def _probe_batches(
+    task: Task, num_steps: int, size: int, generator: torch.Generator, fresh: bool
+) -> list[tuple[Tensor, Tensor]]:
+    """The batches of the probe's steps and the one that is measured, last; without `fresh` that one alone."""
+    num_train = len(task.splits["train"].labels_B)
+    order = torch.randperm(num_train, generator=generator, device=generator.device)
+    first = torch.arange(num_steps + 1 if fresh else 1, device=order.device)[:, None] * size
+    chosen = order[(first + torch.arange(size, device=order.device)) % num_train]
+    return [task.train_batch(indices_B, generator) for indices_B in chosen]
 
 
 def probe_batch_size(spec: RunSpec) -> int:
@@ -176,7 +194,9 @@ def steps_per_epoch(spec: RunSpec, task: Task) -> int:
         )
     if spec.control is None or spec.control.probe is None:
         return steps
-    images, epochs = spec.control.probe.num_steps * probe_batch_size(spec), spec.train.epochs
+    probe, epochs = spec.control.probe, spec.train.epochs
+    # Measuring beside a step costs a forward pass, a third of what a step costs.
+    images = probe.num_steps * probe_batch_size(spec) * (4 / 3 if probe.fresh_batches else 1)
     spent = math.ceil(images / spec.train.batch_size)
     left = (steps * epochs - spent) // epochs
     if left < 1:

@@ -61,6 +61,7 @@ ADDED_SETTINGS: dict[tuple[str, ...], Any] = {
     ("control", "decay_fraction"): 0.2,
     ("control", "stall_factor"): None,
     ("control", "probe", "batch_size"): None,
+    ("control", "probe", "fresh_batches"): False,
 }
 """Settings that came after the first records, with what runs did before they existed.
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from metalr.config import ProbeConfig
-from metalr.control.probe import ProbeCurve, lr_range_test
+from metalr.control.probe import ProbeCurve, lr_range_test, usual_lr
 
 
 def quadratic(curvature: float) -> tuple[nn.Module, torch.optim.Optimizer]:
@@ -118,3 +118,39 @@ def test_a_curve_from_before_optimizers_were_told_apart_is_one_of_sgd() -> None:
     values = probe_of(1.0).to_dict()
     del values["scales_gradients"]
     assert not ProbeCurve.from_dict(values).scales_gradients
+
+
+def test_a_batch_that_is_soon_fitted_hides_the_edge_from_itself_alone() -> None:
+    """A wide network fits one batch of eight within the ramp; on fresh batches beside a fixed one it cannot."""
+    torch.manual_seed(0)
+    inputs, labels = torch.randn(400, 8), torch.randint(2, (400,))
+    references = []
+    for fresh in (False, True):
+        torch.manual_seed(1)
+        model = nn.Sequential(nn.Linear(8, 256), nn.ReLU(), nn.Linear(256, 2))
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+
+        def loss_of(rows: slice, model: nn.Module = model) -> torch.Tensor:
+            return nn.functional.cross_entropy(model(inputs[rows]), labels[rows])
+
+        def loss_of_step(step: int, fresh: bool = fresh) -> torch.Tensor:
+            return loss_of(slice(8 * step + 8, 8 * step + 16) if fresh else slice(8))
+
+        measured = (lambda loss_of=loss_of: loss_of(slice(8))) if fresh else None
+        references.append(lr_range_test(model, optimizer, loss_of_step, measured_loss=measured).edge_lr)
+    fixed, fresh_edge = references
+    assert fresh_edge < fixed / 2
+
+
+@pytest.mark.parametrize(
+    ("known", "lr"),
+    [
+        ({}, 0.03),
+        ({"momentum": 0.0}, 0.3),
+        ({"averages_iterates": True}, 0.3),
+        ({"scales_gradients": True, "momentum": 0.9}, 0.003),
+        ({"scales_gradients": True, "averages_iterates": True}, 0.01),
+    ],
+)
+def test_the_lr_that_is_usual(known: dict[str, float], lr: float) -> None:
+    assert usual_lr(**known) == pytest.approx(lr)

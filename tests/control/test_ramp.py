@@ -72,3 +72,17 @@ def test_a_warmup_that_is_at_zero_now() -> None:
     optimizer.param_groups[0]["initial_lr"] = 0.1
     run_ramp(optimizer, lambda step: weight.sum(), [0.5], 4.0)
     assert weight.item() == 0.5
+
+
+def test_a_loss_of_its_own_is_measured_beside_the_steps() -> None:
+    """By hand: steps down the slope of 1 from another batch's loss, while w^2 is what is looked at."""
+    weight = nn.Parameter(torch.ones(1))
+    optimizer = torch.optim.SGD([weight], lr=1.0)
+    found = run_ramp(
+        optimizer, lambda step: weight.sum(), [0.5, 0.25], 4.0, measured_loss=lambda: weight.square().sum()
+    )
+    assert found == RampOutcome(1.0, (0.25, 0.0625), False, 2)
+    exploding = run_ramp(
+        optimizer, lambda step: weight.sum(), [0.5, 2.0], 4.0, measured_loss=lambda: weight.square().sum()
+    )
+    assert (exploding.losses, exploding.exploded) == ((0.0625,), True)

@@ -64,7 +64,7 @@ def test_no_group_is_in_two_folds_and_all_are_in_one() -> None:
     assert (fold_of_groups(groups, 3, seed=1) == folds).all()
     assert (fold_of_groups(groups, 3, seed=2) != folds).any()
     assert sorted(set(fold_of_groups(np.array(["a", "b"]), 5, 0))) == [0, 1]
-    with pytest.raises(ValueError, match="at least two run groups"):
+    with pytest.raises(ValueError, match="at least two task groups"):
         fold_of_groups(np.array(["a", "a"]), 2, 0)
 
 

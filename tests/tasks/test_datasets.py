@@ -25,7 +25,7 @@ LABELS = np.arange(30) % 10
 def test_the_registry_has_every_name_of_the_configuration() -> None:
     names = TaskConfig.model_fields["dataset"].annotation.__args__  # type: ignore[union-attr]
     assert set(DATASETS) == set(names)
-    assert set(names) - MIRRORED == {"digits", "mnist", "svhn"}
+    assert set(names) - MIRRORED == {"digits", "breast_cancer", "mnist", "svhn"}
 
 
 def test_digits_are_all_there_once_and_scaled_to_bytes() -> None:
@@ -207,3 +207,17 @@ def test_a_missing_set_is_fetched_where_that_is_possible(
     monkeypatch.setattr(mnist_module, "download_and_extract_archive", fetch)
     fetched = load_dataset("mnist", DataConfig(dir=str(tmp_path / "new")))
     assert np.array_equal(fetched.train.images_NCHW, GREY[:20, None])
+
+
+def test_a_table_comes_as_images_of_one_pixel_with_a_channel_for_every_column() -> None:
+    from sklearn.datasets import load_breast_cancer
+
+    raw, bunch = load_dataset("breast_cancer", DataConfig()), load_breast_cancer()
+    images = np.concatenate([raw.train.images_NCHW, raw.test.images_NCHW])
+    labels = np.concatenate([raw.train.labels_N, raw.test.labels_N])
+    assert images.shape == (569, 30, 1, 1)
+    assert len(raw.test.labels_N) == 114
+    assert sorted(labels) == sorted(bunch.target)
+    span = np.ptp(bunch.data, axis=0)
+    scaled = np.sort(((bunch.data - bunch.data.min(axis=0)) / span * 255)[:, 7])
+    np.testing.assert_allclose(np.sort(images[:, 7, 0, 0]), scaled, atol=0.5)

@@ -304,9 +304,10 @@ def test_the_probe_sees_the_network_that_the_first_epoch_trains(tmp_path: Path) 
     assert curves[0] != curves[2]
 
 
+@pytest.mark.parametrize("fresh", [False, True])
 @pytest.mark.parametrize(("batch_size", "images"), [(None, 16), (4, 4), (64, 16)])
-def test_the_probe_trains_on_its_own_batch_and_pays_for_that(
-    batch_size: int | None, images: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_probe_trains_on_batches_of_its_own_and_pays_for_them(
+    batch_size: int | None, images: int, fresh: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[int] = []
     original = live_run.training_loss
@@ -316,12 +317,12 @@ def test_the_probe_trains_on_its_own_batch_and_pays_for_that(
         return original(model, images_BCHW, *rest)
 
     monkeypatch.setattr(live_run, "training_loss", spy)
-    control = ControlConfig(probe=ProbeConfig(num_steps=8, batch_size=batch_size))
+    control = ControlConfig(probe=ProbeConfig(num_steps=8, batch_size=batch_size, fresh_batches=fresh))
     spec = tiny_spec("metalr-mlp", control=control)
     record = train_run(job_of(spec, tmp_path), tiny_task(), rule_controller())
     assert set(seen) == {images}
     per_epoch = len(tiny_task().splits["train"].labels_B) // 16
-    spent = math.ceil(8 * images / 16)
+    spent = math.ceil(8 * images * (4 / 3 if fresh else 1) / 16)
     steps = (per_epoch * 4 - spent) // 4
     assert steps_per_epoch(spec, tiny_task()) == steps
     tried = record.rows[0]["probe"]["num_steps"]

@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from learning.planted import OFFSETS, planted_examples
+
+from metalr.control import FEATURE_GROUPS, FEATURE_NAMES
+from metalr.learning.examples import _groups, joined, unprobed
+
+PEAK = FEATURE_NAMES.index("log_peak_over_reference")
+
+
+def test_the_unprobed_twin_by_hand() -> None:
+    examples = planted_examples(2, 2)
+    for name, value in (
+        ("scales_gradients", 0.0), ("averages_iterates", 0.0), ("log_one_minus_momentum", np.log(0.1)),
+    ):  # fmt: skip
+        examples.traces_ETF[:, :, FEATURE_NAMES.index(name)] = value
+    spacing = OFFSETS[1] - OFFSETS[0]
+    examples.log_reference_E[:] = np.log(0.03)
+    examples.log_reference_E[0] -= 2 * spacing  # this probe's guess lay two candidates below the usual LR
+    twin = unprobed(examples)
+    np.testing.assert_allclose(twin.log_reference_E, np.log(0.03))
+    np.testing.assert_allclose(twin.regrets_EK[0, :-2], examples.regrets_EK[0, 2:], atol=1e-12)
+    assert np.isnan(twin.regrets_EK[0, -2:]).all()
+    np.testing.assert_allclose(twin.regrets_EK[1:], examples.regrets_EK[1:])
+    np.testing.assert_allclose(twin.traces_ETF[0, :, PEAK], examples.traces_ETF[0, :, PEAK] - 2 * spacing)
+    probe = list(FEATURE_GROUPS["probe"])
+    others = [index for index in range(len(FEATURE_NAMES)) if index not in {*probe, PEAK}]
+    assert np.isnan(twin.traces_ETF[:, :, probe]).all()
+    np.testing.assert_array_equal(twin.traces_ETF[:, :, others], examples.traces_ETF[:, :, others])
+    assert not np.isnan(examples.traces_ETF[:, :, probe]).any()  # the original is left as it was
+    both = joined(examples, twin)
+    assert len(both) == 8
+    np.testing.assert_array_equal(both.groups_E[:4], both.groups_E[4:])
+
+
+@pytest.mark.parametrize(("networks", "groups"), [(["mlp", "mlp", "cnn"], 2), (["mlp"] * 3, 3)])
+def test_runs_of_one_task_are_held_out_together_where_there_are_several(
+    networks: list[str], groups: int
+) -> None:
+    runs = pd.DataFrame({"run_id": ["a", "b", "c"], "network": networks, "group": ["1", "2", "3"]})
+    found = _groups(pd.concat([runs, runs]))
+    assert len(set(found.values())) == groups
+    assert list(found) == ["a", "b", "c"]
