@@ -113,7 +113,7 @@ class Autopilot:
                 warnings.warn(
                     f"MetaLR was stepped past its budget of {total}; the LR stays at its last value",
                     UserWarning,
-                    stacklevel=4,
+                    stacklevel=3,
                 )
             return
         self.window.add(lr, self.around.course.height(unit))
@@ -176,7 +176,7 @@ class Autopilot:
                 f"MetaLR has seen no metric in {SILENT_EPOCHS} epochs and only follows its anchor: "
                 "give step() the epoch's losses",
                 UserWarning,
-                stacklevel=5,
+                stacklevel=4,
             )
 
     def to_dict(self) -> dict[str, Any]:
