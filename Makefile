@@ -15,7 +15,7 @@ SETTINGS = "$(RECIPE)" $(OVERRIDES)
 PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help compare metadataset train-meta train lr-find schedules report dashboard bench test test-slow check format install clean
+.PHONY: help compare metadataset train-meta controllers train lr-find schedules report dashboard bench test test-slow check format install clean
 
 help: ## this list
 	@echo "usage: make TARGET [RECIPE=digits | path.yaml] [SET=\"train.epochs=5 ...\"]"
@@ -33,6 +33,9 @@ metadataset: $(STAMP) ## run and fork baseline trainings, write the meta-dataset
 
 train-meta: $(STAMP) ## fit the meta-learners on the meta-dataset
 	@$(BIN)/metalr train-meta $(SETTINGS)
+
+controllers: $(STAMP) ## build the package's own controllers from the meta-dataset of RECIPE=cifar10-small
+	@$(BIN)/metalr controllers build $(SETTINGS)
 
 train: $(STAMP) ## train once under STRATEGY (cosine, one_cycle, plateau, find, metalr, ...), draw its curves
 	@$(BIN)/metalr train $(SETTINGS) $(if $(STRATEGY),strategy=$(STRATEGY))

@@ -33,6 +33,8 @@ config_app = typer.Typer(no_args_is_help=True, help="Look at the settings of an 
 app.add_typer(config_app, name="config")
 wandb_app = typer.Typer(no_args_is_help=True, help="Weights & Biases, a mirror of the local records.")
 app.add_typer(wandb_app, name="wandb")
+controllers_app = typer.Typer(no_args_is_help=True, help="The controllers that come with the package.")
+app.add_typer(controllers_app, name="controllers")
 runs_app = typer.Typer(no_args_is_help=True, help="Finished runs as one small file, and back.")
 app.add_typer(runs_app, name="runs")
 
@@ -128,6 +130,34 @@ def push(arguments: Arguments = None) -> None:
         return wandb_push.push(config, display)
 
     _run_stage(arguments, stage)
+
+
+@controllers_app.command("build")
+def build_controllers(arguments: Arguments = None) -> None:
+    """Fit them again on the recipe's meta-dataset as it lies there; no image is needed."""
+
+    def stage(config: ExperimentConfig, display: Display) -> list[Path]:
+        from metalr import stages
+
+        return stages.build_controllers(config, display)
+
+    _run_stage(arguments, stage, writes=False)
+
+
+@controllers_app.command("list")
+def list_controllers() -> None:
+    """Name, meta-dataset and held-out regret of each."""
+    with clean_exits():
+        from metalr.learning.controller import shipped_controllers
+        from metalr.training.artifacts import read_json
+
+        for name, path in shipped_controllers().items():
+            card = read_json(path.with_suffix(".json"))
+            print(
+                f"{name:8} {path.stem}, {path.stat().st_size // 1024} KiB, from meta-dataset "
+                f"{card['meta_dataset']} ({card['counts']['forks']} forks); "
+                f"regret on held-out tasks {card['held_out']['learned']:.4f} nats"
+            )
 
 
 Archive = Annotated[Path, typer.Argument(metavar="FILE", help="A .jsonl.xz file.", show_default=False)]

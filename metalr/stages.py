@@ -23,6 +23,7 @@ from metalr.harvest.plan import plan_trunks, resolved_device
 from metalr.learning.controller import save_controller
 from metalr.learning.examples import Examples, make_examples
 from metalr.learning.fitting import Fit, fit, num_passes
+from metalr.learning.shipping import architecture, build_shipped
 from metalr.provenance import git_commit, provenance
 from metalr.runs import data_digest, finish_runs, unfinished
 from metalr.training import (
@@ -38,6 +39,7 @@ from metalr.wandb_mirror import TrainingMirror
 from metalr.wandb_stages import log_comparison, log_controller, log_meta_dataset
 
 __all__ = [
+    "build_controllers",
     "compare",
     "comparison_specs",
     "controllers_of",
@@ -127,15 +129,22 @@ def train_meta(config: ExperimentConfig, display: Display) -> list[Path]:
     return list(paths.values())
 
 
+def build_controllers(config: ExperimentConfig, display: Display) -> list[Path]:
+    """Fit the package's own controllers on the recipe's meta-dataset; returns the paths of their weights.
+
+    No image is read and no run is trained. Raises ArtifactError where the meta-dataset is missing or damaged,
+    or where a controller does not pass the gate.
+    """
+    dataset = load_meta_dataset(_folders(config).meta_dataset)
+    passes = num_passes(make_examples(dataset), config.meta) * len(config.meta.learners)
+    with display.track("Build controllers", total=passes) as progress:
+        return build_shipped(dataset, config.meta, on_pass=progress.advance)
+
+
 def _save(
     config: ExperimentConfig, name: str, result: Fit, examples: Examples, made_from: dict[str, Any]
 ) -> Path:
-    architecture = {
-        "learner": name,
-        "hidden": config.meta.hidden,
-        "window": config.meta.window,
-        "log_offsets": examples.log_offsets_K.tolist(),
-    }
+    shape = architecture(name, config.meta, examples)
     card = made_from | {
         "recipe": config.name,
         "held_out": result.held_out,
@@ -144,7 +153,7 @@ def _save(
         "commit": git_commit(),
         "versions": package_versions(),
     }
-    return save_controller(_folders(config).controllers, name, result.members, architecture, card)
+    return save_controller(_folders(config).controllers, name, result.members, shape, card)
 
 
 def compare(config: ExperimentConfig, display: Display) -> Path:
@@ -245,15 +254,18 @@ def _counts(dataset: MetaDataset) -> str:
 
 def _show_figures(display: Display, name: str, result: Fit) -> None:
     figures = dict(result.held_out)
-    error = figures.pop("learned_se")
+    error, gain, low = (
+        figures.pop(name) for name in ("learned_se", "gain_over_anchor", "gain_over_anchor_low")
+    )
     forks, groups, folds = (int(figures.pop(f"num_{what}")) for what in ("forks", "groups", "folds"))
     rows = [[rule.replace("_", " "), f"{regret:.4f}"] for rule, regret in figures.items()]
     rows[0][1] += f" +- {error:.4f}"
     display.announce(
-        f"{name}: mean extra final loss (nats) by decision rule, on {forks} held-out forks of {groups} run "
-        f"groups in {folds} folds; +- is the standard error over groups"
+        f"{name}: mean extra final loss (nats) by decision rule, on {forks} forks of {groups} held-out "
+        f"tasks in {folds} folds; +- is the standard error over tasks"
     )
     display.table("", ["decision rule", "regret"], rows)
+    display.announce(f"{name}: gain over the anchor alone {gain:.4f} nats, 95 % from {low:.4f}")
 
 
 def _write_report(

@@ -46,7 +46,7 @@ class _State:
 
     @property
     def loss_unit(self) -> float:
-        """log C, the loss of guessing, nats; without classes the loss before training, or the first one seen."""
+        """log C, the loss of guessing, nats; without classes the loss before training, or the first seen."""
         if self.setting.num_classes:
             return self.log_classes
         losses = (row.train_loss for row in self.trace if row.train_loss is not None)

@@ -20,7 +20,7 @@ from metalr.control import FEATURE_NAMES, Prediction
 from metalr.learning.learners import Learner, make_learner
 from metalr.training.artifacts import ArtifactError, read_json, sha256_of_file, write_atomically, write_json
 
-__all__ = ["CARD_VERSION", "LearnedController", "load_controller", "save_controller"]
+__all__ = ["CARD_VERSION", "LearnedController", "load_controller", "save_controller", "shipped_controllers"]
 
 CARD_VERSION = 1
 
@@ -121,16 +121,26 @@ def load_controller(source: str | Path) -> LearnedController:
     return LearnedController(_members(path, card), card["architecture"]["log_offsets"], card["sha256"])
 
 
+def shipped_controllers() -> dict[str, Path]:
+    """The controllers that come with the package, by name; `default` is the one taken where none is named."""
+    folder = Path(str(files("metalr.learning"))) / "pretrained"
+    paths = {path.stem: path for path in sorted(folder.glob("*.safetensors"))}
+    registry = folder / "registry.json"
+    default = read_json(registry).get("default") if registry.is_file() else None
+    return ({"default": paths[default]} if default in paths else {}) | paths
+
+
 def _path_of(source: str | Path) -> Path:
     path = Path(source)
     if path.is_file():
         return path
-    shipped = Path(str(files("metalr.learning"))) / "pretrained"
-    names = sorted(entry.stem for entry in shipped.glob("*.safetensors"))
-    if str(source) in names:
-        return shipped / f"{source}.safetensors"
+    shipped = shipped_controllers()
+    if str(source) in shipped:
+        return shipped[str(source)]
     known = (
-        f"shipped controllers: {', '.join(names)}" if names else "no controller is shipped with this version"
+        f"shipped controllers: {', '.join(shipped)}"
+        if shipped
+        else "no controller is shipped with this version"
     )
     raise ArtifactError(f"no controller at {str(source)!r}: give the path of a .safetensors file ({known})")
 

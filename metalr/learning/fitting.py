@@ -22,6 +22,9 @@ from metalr.learning.learners import Learner, make_learner
 
 __all__ = ["Fit", "fit", "num_passes", "regrets_by_rule"]
 
+NUM_RESAMPLES = 9999
+"""Of the bootstrap over task groups."""
+
 OnMetaEpoch = Callable[[], None]
 
 
@@ -35,7 +38,9 @@ class Fit:
     """One row per meta-epoch: `epoch`, `train/loss` of the members, `held_out/loss` over the folds."""
     held_out: dict[str, float]
     """Mean final regret in nats by decision rule, over all forks, each judged by an ensemble that saw no fork
-    of its group; `learned_se` (standard error over groups), `num_forks`, `num_groups`, `num_folds`."""
+    of its group; `learned_se` (standard error over groups), `gain_over_anchor` (mean over groups of the
+    regret of the best fixed multiple of the probe's reference, minus the learned one) with the lower end of
+    its 95 % interval, `gain_over_anchor_low`; `num_forks`, `num_groups`, `num_folds`."""
     wall_time_s: float
 
 
@@ -88,14 +93,25 @@ def _cross_validate(
         for rule, regret_E in regrets_by_rule(controller, inside, outside).items():
             regrets.setdefault(rule, []).append(regret_E)
     figures = {rule: float(np.concatenate(parts).mean()) for rule, parts in regrets.items()}
-    by_group = _group_means(np.concatenate(regrets["learned"]), np.concatenate(groups))
+    groups_E = np.concatenate(groups)
+    by_group = _group_means(np.concatenate(regrets["learned"]), groups_E)
+    gains = _group_means(np.concatenate(regrets["best_fixed_multiple"]), groups_E) - by_group
     figures |= {
         "learned_se": float(by_group.std(ddof=1) / np.sqrt(len(by_group))),
+        "gain_over_anchor": float(gains.mean()),
+        "gain_over_anchor_low": _lower_bound(gains, config.seed),
         "num_forks": float(len(examples)),
         "num_groups": float(len(by_group)),
         "num_folds": float(len(losses)),
     }
     return figures, np.mean(losses, axis=0).tolist()
+
+
+def _lower_bound(gains: np.ndarray, seed: int) -> float:
+    """The lower end of the 95 % percentile bootstrap interval of the mean, over task groups."""
+    generator = np.random.default_rng(seed)
+    resampled = generator.choice(gains, (NUM_RESAMPLES, len(gains))).mean(axis=1)
+    return float(np.quantile(resampled, 0.025))
 
 
 def _group_means(values_E: np.ndarray, groups_E: np.ndarray) -> np.ndarray:

@@ -121,7 +121,7 @@ def test_a_curve_from_before_optimizers_were_told_apart_is_one_of_sgd() -> None:
 
 
 def test_a_batch_that_is_soon_fitted_hides_the_edge_from_itself_alone() -> None:
-    """A wide network fits one batch of eight within the ramp; on fresh batches beside a fixed one it cannot."""
+    """A wide network fits one batch of eight within the ramp; on fresh batches it cannot."""
     torch.manual_seed(0)
     inputs, labels = torch.randn(400, 8), torch.randint(2, (400,))
     references = []
