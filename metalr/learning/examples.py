@@ -15,7 +15,16 @@ from metalr.control import FEATURE_GROUPS, FEATURE_NAMES, usual_lr
 from metalr.harvest.meta_dataset import MetaDataset
 from metalr.training.artifacts import ArtifactError
 
-__all__ = ["Examples", "fold_of_groups", "joined", "make_examples", "regret_at", "unprobed"]
+__all__ = [
+    "Examples",
+    "fold_of_groups",
+    "joined",
+    "log_usual_lrs",
+    "make_examples",
+    "regret_at",
+    "rereferenced",
+    "unprobed",
+]
 
 REGRET_FLOOR = 0.01
 """Regrets are learned as log(regret + this), nats: differences below it are noise of the labels."""
@@ -127,21 +136,33 @@ def _groups(transitions: pd.DataFrame) -> dict[str, str]:
 def unprobed(examples: Examples) -> Examples:
     """The same examples as a training without a probe would have shown them.
 
-    The reference LR is the optimizer's usual one, the features of the probe are missing, and candidates that
-    no branch has tried have no regret.
+    The reference LR is the optimizer's usual one, and the features of the probe are missing.
+    """
+    twins = rereferenced(examples, log_usual_lrs(examples))
+    twins.traces_ETF[:, :, list(FEATURE_GROUPS["probe"])] = np.nan
+    return twins
+
+
+def log_usual_lrs(examples: Examples) -> np.ndarray:
+    """The natural log (E,) of the LR that is usual under each example's optimizer."""
+    return np.array([_log_usual_lr(trace_TF[0]) for trace_TF in examples.traces_ETF])
+
+
+def rereferenced(examples: Examples, log_reference_E: np.ndarray) -> Examples:
+    """The examples with their candidates relative to another reference LR, given by its natural log.
+
+    Regrets are read between the candidates that were tried; those outside have none (NaN).
     """
     traces_ETF = examples.traces_ETF.copy()
-    log_usual_E = np.array([_log_usual_lr(trace_TF[0]) for trace_TF in traces_ETF])
-    shift_E = log_usual_E - examples.log_reference_E
+    shift_E = log_reference_E - examples.log_reference_E
     traces_ETF[:, :, FEATURE_NAMES.index("log_peak_over_reference")] -= shift_E[:, None]
-    traces_ETF[:, :, list(FEATURE_GROUPS["probe"])] = np.nan
     known = examples.log_offsets_K
     return replace(
         examples,
         traces_ETF=traces_ETF,
         regrets_EK=_shifted(examples.regrets_EK, known, shift_E),
         next_regrets_EK=_shifted(examples.next_regrets_EK, known, shift_E),
-        log_reference_E=log_usual_E,
+        log_reference_E=log_reference_E,
     )
 
 

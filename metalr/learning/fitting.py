@@ -20,7 +20,7 @@ from metalr.learning.controller import LearnedController
 from metalr.learning.examples import Examples, fold_of_groups, joined, regret_at, unprobed
 from metalr.learning.learners import Learner, make_learner
 
-__all__ = ["Fit", "fit", "num_passes", "regrets_by_rule"]
+__all__ = ["Fit", "decided_log_peaks", "fit", "num_passes", "regrets_by_rule", "train_ensemble"]
 
 NUM_RESAMPLES = 9999
 """Of the bootstrap over task groups."""
@@ -65,7 +65,7 @@ def fit(examples: Examples, name: str, config: MetaTrainConfig, on_epoch: OnMeta
     tell = on_epoch or (lambda: None)
     with torch.random.fork_rng(devices=[]):
         figures, held_out_losses = _cross_validate(examples, name, config, tell)
-        members, history = _train_ensemble(examples, None, name, config, tell)
+        members, history = train_ensemble(examples, None, name, config, tell)
     for row, loss in zip(history, held_out_losses, strict=True):
         row["held_out/loss"] = loss
     return Fit(members, history, figures, time.perf_counter() - started)
@@ -86,7 +86,7 @@ def _cross_validate(
     regrets: dict[str, list[np.ndarray]] = {}
     for fold in range(int(fold_E.max()) + 1):
         inside, outside = examples.subset(fold_E != fold), examples.subset(fold_E == fold)
-        members, history = _train_ensemble(inside, outside, name, config, tell)
+        members, history = train_ensemble(inside, outside, name, config, tell)
         losses.append([row["held_out/loss"] for row in history])
         groups.append(outside.groups_E)
         controller = LearnedController(members, examples.log_offsets_K.tolist())
@@ -118,9 +118,10 @@ def _group_means(values_E: np.ndarray, groups_E: np.ndarray) -> np.ndarray:
     return np.array([values_E[groups_E == group].mean() for group in np.unique(groups_E)])
 
 
-def _train_ensemble(
+def train_ensemble(
     inside: Examples, outside: Examples | None, name: str, config: MetaTrainConfig, tell: OnMetaEpoch
 ) -> tuple[list[Learner], list[dict[str, float]]]:
+    """The members trained on `inside`, and a row per meta-epoch with their loss there and on `outside`."""
     if config.unprobed:
         inside = joined(inside, unprobed(inside))
     members = [_new_member(inside, name, config, index) for index in range(config.ensemble)]

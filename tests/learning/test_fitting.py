@@ -70,13 +70,13 @@ def test_no_group_is_in_two_folds_and_all_are_in_one() -> None:
 
 def test_no_fork_is_judged_by_an_ensemble_that_saw_its_group(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[set[str], set[str]]] = []
-    original = fitting._train_ensemble
+    original = fitting.train_ensemble
 
     def spy(inside: Any, outside: Any, *rest: Any) -> Any:
         seen.append((set(inside.groups_E), set(outside.groups_E) if outside is not None else set()))
         return original(inside, outside, *rest)
 
-    monkeypatch.setattr(fitting, "_train_ensemble", spy)
+    monkeypatch.setattr(fitting, "train_ensemble", spy)
     quick = CONFIG.model_copy(update={"epochs": 1, "num_folds": 3})
     calls: list[int] = []
     fit(planted_examples(6, 2), "mlp", quick, lambda: calls.append(1))

@@ -1,0 +1,238 @@
+"""What each part of the meta-learner is worth: mean regret of single decisions on held-out tasks.
+
+    python experiments/studies/meta_ablations.py [meta_data/cifar10-small] [--quick]
+
+Every arm changes one thing, is trained on the tasks of four folds and judged on the fifth, and its decisions
+are read off the branches' own regret curves. Writes experiments/results/meta-ablations/.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from metalr.config import MetaTrainConfig, load_config
+from metalr.control import FEATURE_GROUPS
+from metalr.harvest.meta_dataset import load_meta_dataset
+from metalr.learning.controller import LearnedController
+from metalr.learning.examples import (
+    Examples,
+    fold_of_groups,
+    log_usual_lrs,
+    make_examples,
+    regret_at,
+    rereferenced,
+    unprobed,
+)
+from metalr.learning.fitting import decided_log_peaks, regrets_by_rule, train_ensemble
+from metalr.provenance import git_commit
+from metalr.training import package_versions
+
+FOLDER = Path(__file__).parents[1] / "results" / "meta-ablations"
+NUM_RESAMPLES = 9999
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One change of the meta-learner."""
+
+    name: str
+    learner: str = "mlp"
+    changes: dict[str, Any] = field(default_factory=dict)
+    """Settings of `meta` that differ."""
+    view: Callable[[Examples], Examples] | None = None
+    """What is learned from, and decided on; None: the examples, and their twins without a probe."""
+    max_tasks: int | None = None
+    """Number of source tasks."""
+
+
+def only(*groups: str) -> Callable[[Examples], Examples]:
+    """A view with the features of `groups` alone, the others missing."""
+    hidden = [position for name, at in FEATURE_GROUPS.items() if name not in groups for position in at]
+
+    def view(examples: Examples) -> Examples:
+        traces_ETF = examples.traces_ETF.copy()
+        traces_ETF[:, :, hidden] = np.nan
+        return replace(examples, traces_ETF=traces_ETF)
+
+    return view
+
+
+def absolute(examples: Examples) -> Examples:
+    """Candidates relative to the optimizer's usual LR instead of the probe's reference."""
+    return rereferenced(examples, log_usual_lrs(examples))
+
+
+def recursive(examples: Examples) -> Examples:
+    """Candidates relative to the LR that the run has now."""
+    return rereferenced(examples, examples.log_current_E)
+
+
+ARMS = (
+    Arm("full, MLP"),
+    Arm("full, LSTM", learner="lstm"),
+    Arm("label: greedy (one epoch)", changes={"label": "greedy"}),
+    Arm("output: absolute", view=absolute),
+    Arm("output: recursive", view=recursive),
+    Arm("state: time alone", view=only("time")),
+    Arm("state: time, task and probe", view=only("time", "task", "probe")),
+    Arm("state: losses and time alone", view=only("time", "lr", "train_loss", "inner_valid")),
+    Arm("probe off", view=unprobed),
+    Arm("without unprobed twins", changes={"unprobed": False}),
+    Arm("untrained", changes={"lr": 1e-12, "epochs": 1}),
+    Arm("meta_loss_weight 0", changes={"meta_loss_weight": 0.0}),
+    Arm("meta_loss_weight 1", changes={"meta_loss_weight": 1.0}),
+    Arm("one network instead of an ensemble", changes={"ensemble": 1}),
+    Arm("5 source tasks", max_tasks=5),
+    Arm("10 source tasks", max_tasks=10),
+    Arm("20 source tasks", max_tasks=20),
+)
+
+
+def regrets_of(arm: Arm, examples: Examples, config: MetaTrainConfig) -> np.ndarray:
+    """The regret (E,) of each fork's decision by an ensemble that saw no fork of its task, nats."""
+    settings = config.model_copy(update={"unprobed": arm.view is None} | arm.changes)
+    view = arm.view or (lambda examples: examples)
+    fold_E = fold_of_groups(examples.groups_E, config.num_folds, config.seed)
+    regret_E = np.full(len(examples), np.nan)
+    for fold in range(int(fold_E.max()) + 1):
+        inside, outside = examples.subset(fold_E != fold), examples.subset(fold_E == fold)
+        inside = _of_some_tasks(inside, arm.max_tasks, seed=fold)
+        members, _ = train_ensemble(view(inside), None, arm.learner, settings, lambda: None)
+        controller = LearnedController(members, examples.log_offsets_K.tolist())
+        regret_E[fold_E == fold] = regret_at(outside, decided_log_peaks(controller, view(outside)))
+    return regret_E
+
+
+def trivial_regrets(examples: Examples, config: MetaTrainConfig) -> dict[str, np.ndarray]:
+    """The regret (E,) of each rule that learns nothing but a constant, on the same folds."""
+    fold_E = fold_of_groups(examples.groups_E, config.num_folds, config.seed)
+    found: dict[str, np.ndarray] = {}
+    members, _ = train_ensemble(
+        examples, None, "mlp", config.model_copy(update={"epochs": 1, "ensemble": 1}), lambda: None
+    )
+    idle = LearnedController(members, examples.log_offsets_K.tolist())
+    for fold in range(int(fold_E.max()) + 1):
+        rules = regrets_by_rule(idle, examples.subset(fold_E != fold), examples.subset(fold_E == fold))
+        for rule, regret_E in rules.items():
+            if not rule.startswith("learned"):
+                found.setdefault(rule, np.full(len(examples), np.nan))[fold_E == fold] = regret_E
+    return {f"rule: {rule.replace('_', ' ')}": regret_E for rule, regret_E in found.items()}
+
+
+def _of_some_tasks(examples: Examples, max_tasks: int | None, seed: int) -> Examples:
+    if max_tasks is None:
+        return examples
+    tasks = np.unique(examples.groups_E)
+    kept = np.random.default_rng(seed).permutation(tasks)[:max_tasks]
+    return examples.subset(np.isin(examples.groups_E, kept))
+
+
+def summary_of(regrets: dict[str, np.ndarray], examples: Examples) -> list[dict[str, Any]]:
+    """A row per arm: mean over forks, and over tasks the difference to the full MLP with its interval."""
+    tasks = np.unique(examples.groups_E)
+
+    def per_task(regret_E: np.ndarray) -> np.ndarray:
+        return np.array([regret_E[examples.groups_E == task].mean() for task in tasks])
+
+    full = per_task(regrets["full, MLP"])
+    rows = []
+    for name, regret_E in regrets.items():
+        difference = per_task(regret_E) - full
+        drawn = np.random.default_rng(0).choice(difference, (NUM_RESAMPLES, len(tasks))).mean(axis=1)
+        rows.append(
+            {
+                "arm": name,
+                "mean_regret_nats": float(regret_E.mean()),
+                "worst_task_regret_nats": float(per_task(regret_E).max()),
+                "difference_nats": float(difference.mean()),
+                "ci95": [float(value) for value in np.quantile(drawn, [0.025, 0.975])],
+            }
+        )
+    return rows
+
+
+def report_of(summary: dict[str, Any]) -> str:
+    """The table as a page."""
+    lines = [
+        "# What each part of the meta-learner is worth",
+        "",
+        f"Single decisions on {summary['num_forks']} forks of {summary['num_tasks']} tasks of the "
+        f"meta-dataset `{summary['meta_dataset']}`, each judged by an ensemble that saw no fork of its task "
+        f"({summary['num_folds']} folds). Regret: final `outer_valid` loss of the decision's branch, read "
+        "between the candidates, minus that of the best candidate, nats. Difference: to the full MLP, mean over "
+        "tasks, with the 95 % bootstrap interval over tasks.",
+        "",
+        "| arm | mean regret | worst task | difference | 95 % |",
+        "|---|---|---|---|---|",
+    ]
+    for row in summary["arms"]:
+        low, high = row["ci95"]
+        lines.append(
+            f"| {row['arm']} | {row['mean_regret_nats']:.4f} | {row['worst_task_regret_nats']:.3f} "
+            f"| {row['difference_nats']:+.4f} | [{low:+.4f}, {high:+.4f}] |"
+        )
+    lines += [
+        "",
+        "`rule: ...` learn nothing but a constant: keep the run's LR; the best LR for all; the best multiple of "
+        "the probe's reference for all (the anchor alone); the LR with the best next epoch, followed exactly.",
+        "",
+        f"{summary['hardware']}; commit {summary['commit']}; torch {summary['versions']['torch']}.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Measure every arm and write the report."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("folder", nargs="?", type=Path, default=Path("meta_data/cifar10-small"))
+    parser.add_argument("--recipe", default="cifar10-small", help="gives the settings of meta-training")
+    parser.add_argument(
+        "--quick", action="store_true", help="three passes, to see that it works; writes nothing"
+    )
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    config = load_config(arguments.recipe, []).meta
+    if arguments.quick:
+        config = config.model_copy(update={"epochs": 3, "ensemble": 1})
+    dataset = load_meta_dataset(arguments.folder)
+    examples = make_examples(dataset)
+    regrets = {}
+    for arm in ARMS:
+        started = time.perf_counter()
+        regrets[arm.name] = regrets_of(arm, examples, config)
+        print(
+            f"{arm.name:36} {regrets[arm.name].mean():.4f}  {time.perf_counter() - started:.0f} s", flush=True
+        )
+    regrets |= trivial_regrets(examples, config)
+    summary = {
+        "meta_dataset": dataset.card["settings"]["name"],
+        "meta_dataset_digest": dataset.card["digest"],
+        "num_forks": len(examples),
+        "num_tasks": len(np.unique(examples.groups_E)),
+        "num_folds": config.num_folds,
+        "meta": config.model_dump(mode="json"),
+        "arms": summary_of(regrets, examples),
+        "commit": git_commit(),
+        "versions": package_versions(),
+        "hardware": f"{platform.machine()} CPU, one thread",
+    }
+    text = report_of(summary)
+    print(text)
+    if not arguments.quick:
+        FOLDER.mkdir(parents=True, exist_ok=True)
+        (FOLDER / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
+        (FOLDER / "report.md").write_text(text)
+
+
+if __name__ == "__main__":
+    main()
