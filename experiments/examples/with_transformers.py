@@ -22,8 +22,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
-from metalr import MetaLR
-from metalr.integrations import MetaLRTrainerCallback
+from metalr.integrations import MetaLRTrainerCallback, WaitingMetaLR
 
 
 class Digits(nn.Module):
@@ -62,7 +61,7 @@ def train(folder: Path, controller: Any = "default", stop_after: int = EPOCHS) -
     model = Digits()
     optimizer = torch.optim.SGD(model.parameters(), lr=LR, momentum=0.9)
     lrs = log_lrs(optimizer)
-    scheduler = MetaLR(optimizer, controller, total_epochs=EPOCHS, steps_per_epoch=STEPS_PER_EPOCH)
+    scheduler = WaitingMetaLR(optimizer, controller, total_epochs=EPOCHS, steps_per_epoch=STEPS_PER_EPOCH)
     arguments = TrainingArguments(
         output_dir=str(folder),
         num_train_epochs=EPOCHS,

@@ -4,15 +4,15 @@ A loop that steps torch schedulers itself needs none of this: `observe(metrics)`
 adapters are for loops that keep the scheduler, the metrics or the checkpoint to themselves:
 
 `lightning`     a callback that decides after each validation
-`transformers`  a callback that hands the Trainer's evaluations to the scheduler
+`transformers`  a callback that hands the Trainer's evaluations to a `waiting` scheduler
 `accelerate`    the scheduler in `save_state` and `load_state`, unwrapped
 `timm`          timm's own kind of scheduler
 `plateau`       for code that only gives metrics to a `ReduceLROnPlateau` (skorch among it)
 `skorch`        an epoch's metrics out of skorch's history
 `fastai`        a callback over fastai's own optimizers, and torch's
 
-Behind them: `stepping` (set the scheduler to a unit, go on from a state) and `carried_state` (a state that
-travels in the optimizer's, for frameworks that checkpoint no scheduler).
+Behind them: `waiting` (a `MetaLR` for frameworks that step it before they validate), `resuming` (go on from
+a state) and `carried_state` (a state that travels in the optimizer's, where no scheduler is checkpointed).
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ __all__ = [
     "MetaLROnPlateau",
     "MetaLRTrainerCallback",
     "TimmMetaLR",
+    "WaitingMetaLR",
     "epoch_metrics",
     "keep_with",
 ]
@@ -36,6 +37,7 @@ _HOMES = {
     "MetaLROnPlateau": ("plateau", ""),
     "MetaLRTrainerCallback": ("transformers", "hf"),
     "TimmMetaLR": ("timm", "timm"),
+    "WaitingMetaLR": ("waiting", ""),
     "epoch_metrics": ("skorch", ""),
     "keep_with": ("accelerate", ""),
 }

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from metalr.control.scheduler import MetaLR
-from metalr.integrations.stepping import continue_from
+from metalr.integrations.resuming import continue_from
 
 __all__ = ["STATE_KEY", "CarriedState"]
 

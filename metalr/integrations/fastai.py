@@ -23,8 +23,9 @@ METRICS = {"valid_loss": "inner_valid/loss", "accuracy": "inner_valid/accuracy"}
 class FastaiMetaLR(Callback):  # type: ignore[misc]
     """Decides after each epoch, over fastai's optimizers and over torch's in an `OptimWrapper`.
 
-    Its state travels in the optimizer's: `learn.save(file, with_opt=True)` holds it. To go on, call
-    `learn.create_opt()`, `learn.load(file)`, then `learn.fit(n, start_epoch=k)`.
+    Under fastai's own optimizers it sees the losses alone, under torch's the gradients too. Its state travels
+    in the optimizer's: `learn.save(file, with_opt=True)` holds it. To go on, call `learn.create_opt()`,
+    `learn.load(file)`, then `learn.fit(n, start_epoch=k)`.
 
     >>> learn.fit(20, cbs=FastaiMetaLR())  # doctest: +SKIP
 
@@ -95,7 +96,7 @@ class FastaiMetaLR(Callback):  # type: ignore[misc]
             optimizer,
             self._controller,
             total_epochs=self._total_epochs or self.learn.n_epoch,
-            **self._settings,
+            **{"gather": not self._is_stand_in} | self._settings,
         )
         self._carried = CarriedState(self.scheduler, self._first_group)
         if any(isinstance(callback, SkipToEpoch) for callback in self.learn.cbs):

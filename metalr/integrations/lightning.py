@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from metalr.control.decision import Controller
 from metalr.control.scheduler import MetaLR
-from metalr.integrations.stepping import continue_from
+from metalr.integrations.resuming import continue_from
 
 __all__ = ["MetaLRCallback"]
 

@@ -10,9 +10,8 @@ from timm.scheduler.scheduler import Scheduler
 from torch.optim import Optimizer
 
 from metalr.control.decision import Controller
-from metalr.control.scheduler import MetaLR
 from metalr.integrations.carried_state import CarriedState
-from metalr.integrations.stepping import step_to
+from metalr.integrations.waiting import WaitingMetaLR
 
 __all__ = ["TimmMetaLR"]
 
@@ -56,7 +55,7 @@ class TimmMetaLR(Scheduler):  # type: ignore[misc]
             raise ValueError(f"metric must be one of {', '.join(METRICS)}, got {metric!r}")
         super().__init__(optimizer, "lr", t_in_epochs=updates_per_epoch is None)
         self._metric = metric
-        self.meta_lr = MetaLR(
+        self.meta_lr = WaitingMetaLR(
             optimizer,
             controller,
             total_epochs=total_epochs,
@@ -65,25 +64,25 @@ class TimmMetaLR(Scheduler):  # type: ignore[misc]
         )
         self._carried = CarriedState(self.meta_lr, lambda: optimizer.param_groups[0])
         self._carried.adopt()
-        self._finish()
+        self._carried.store()
 
     def step(self, epoch: int, metric: float | Mapping[str, float] | None = None) -> None:
         """After an epoch: decide where a metric is given, and set the LR of epoch `epoch`, from 0."""
         self._carried.adopt()
-        unit = epoch if self.t_in_epochs else self.meta_lr.last_epoch
         observed = self._observed(metric)
-        if observed is not None or unit != self.meta_lr.last_epoch:
-            step_to(self.meta_lr, unit, observed)
-        self._finish()
+        if observed is not None:
+            self.meta_lr.observe(observed)
+        if self.t_in_epochs:
+            self._go_to(epoch)
+        self.meta_lr.end_epoch()
+        self._carried.store()
 
     def step_update(self, num_updates: int, metric: float | None = None) -> None:
         """After an update: set the LR of update `num_updates`, where the LR moves with them."""
-        if self.t_in_epochs:
-            return
-        self._carried.adopt()
-        if num_updates != self.meta_lr.last_epoch:
-            step_to(self.meta_lr, num_updates)
-        self._finish()
+        if not self.t_in_epochs:
+            self._carried.adopt()
+            self._go_to(num_updates)
+            self._carried.store()
 
     def state_dict(self) -> dict[str, Any]:
         """The state of the `MetaLR` within."""
@@ -92,17 +91,20 @@ class TimmMetaLR(Scheduler):  # type: ignore[misc]
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from `state_dict`. Raises ValueError on a state of another version or controller."""
         self.meta_lr.load_state_dict(state_dict)
-        self._finish()
+        self._carried.store()
 
     def _get_lr(self, t: int) -> list[float]:
         return [float(lr) for lr in self.meta_lr.get_last_lr()]
+
+    def _go_to(self, unit: int) -> None:
+        """timm counts for itself, and may leave some out."""
+        if unit != self.meta_lr.num_units:
+            self.meta_lr.end_epoch()
+            self.meta_lr.last_epoch = unit - 1
+            self.meta_lr.step()
 
     def _observed(self, metric: float | Mapping[str, float] | None) -> Mapping[str, float] | None:
         if metric is None or isinstance(metric, Mapping):
             return metric
         name, unit = METRICS[self._metric]
         return {name: float(metric) / unit}
-
-    def _finish(self) -> None:
-        self.update_groups(self._get_lr(self.meta_lr.last_epoch))
-        self._carried.store()

@@ -7,8 +7,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from metalr.control.scheduler import MetaLR
-from metalr.integrations.stepping import step_to
+from metalr.integrations.waiting import WaitingMetaLR
 
 __all__ = ["MetaLRTrainerCallback"]
 
@@ -17,20 +16,21 @@ METRICS = {"eval_loss": "inner_valid/loss", "eval_accuracy": "inner_valid/accura
 
 
 class MetaLRTrainerCallback(TrainerCallback):  # type: ignore[misc]
-    """Hands each evaluation to the Trainer's `MetaLR`, which decides before the next optimizer step.
+    """Hands each evaluation to the Trainer's `WaitingMetaLR`, which decides before the next optimizer step.
 
-    The Trainer steps its scheduler after every optimizer step (not after one that overflowed), and before
-    it evaluates. So the last of those steps is taken again with the metrics. A training loss logged at the
-    same step as the evaluation is handed over too (`logging_strategy` like `eval_strategy`).
+    The Trainer steps its scheduler after every optimizer step, and before it evaluates. So the step that ends
+    an epoch waits for the evaluation. One in the middle of an epoch is decided on after the next optimizer
+    step. A training loss logged at the same step as the evaluation is handed over too
+    (`logging_strategy` like `eval_strategy`). A step that overflowed counts as one.
 
-    >>> scheduler = MetaLR(optimizer, total_epochs=3, steps_per_epoch=steps)  # doctest: +SKIP
+    >>> scheduler = WaitingMetaLR(optimizer, total_epochs=3, steps_per_epoch=steps)  # doctest: +SKIP
     >>> Trainer(..., optimizers=(optimizer, scheduler), callbacks=[MetaLRTrainerCallback()])  # doctest: +SKIP
 
     Args:
         metrics: Names of the evaluation, and what they are to the controller.
 
     Raises:
-        ValueError: at the start of a training whose scheduler is none of `MetaLR`.
+        ValueError: at the start of a training whose scheduler is none of `WaitingMetaLR`.
     """
 
     def __init__(self, metrics: Mapping[str, str] = METRICS) -> None:
@@ -39,6 +39,16 @@ class MetaLRTrainerCallback(TrainerCallback):  # type: ignore[misc]
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Refuse a training whose LR another scheduler sets."""
         _scheduler(kwargs)
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """End an epoch that no evaluation followed."""
+        _scheduler(kwargs).end_epoch()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Count the steps that overflowed, which the Trainer does not."""
+        scheduler = _scheduler(kwargs)
+        while scheduler.num_units < state.global_step and scheduler.num_units > 0:  # at 0 torch would warn
+            scheduler.step()
 
     def on_evaluate(
         self, args: Any, state: Any, control: Any, metrics: Mapping[str, float] = NOTHING, **kwargs: Any
@@ -51,19 +61,21 @@ class MetaLRTrainerCallback(TrainerCallback):  # type: ignore[misc]
         if losses:
             found["train/loss"] = losses[-1]
         scheduler = _scheduler(kwargs)
-        step_to(scheduler, state.global_step, found or None)
+        if found:
+            scheduler.observe(found)
+        scheduler.end_epoch()
 
 
 def _is_of(entry: Mapping[str, Any], step: int) -> bool:
     return "loss" in entry and entry.get("step") == step
 
 
-def _scheduler(kwargs: Mapping[str, Any]) -> MetaLR:
+def _scheduler(kwargs: Mapping[str, Any]) -> WaitingMetaLR:
     scheduler = kwargs.get("lr_scheduler")
     scheduler = getattr(scheduler, "scheduler", scheduler)  # accelerate's wrapper
-    if not isinstance(scheduler, MetaLR):
+    if not isinstance(scheduler, WaitingMetaLR):
         raise ValueError(
-            "MetaLRTrainerCallback needs a MetaLR as the Trainer's scheduler, got "
-            f"{type(scheduler).__name__}: pass optimizers=(optimizer, MetaLR(optimizer, ...))"
+            "MetaLRTrainerCallback needs a WaitingMetaLR as the Trainer's scheduler, got "
+            f"{type(scheduler).__name__}: pass optimizers=(optimizer, WaitingMetaLR(optimizer, ...))"
         )
     return scheduler
