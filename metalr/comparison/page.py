@@ -17,6 +17,7 @@ from metalr.comparison.tables import (
     overall_table,
     paired_table,
     tuned_table,
+    wins_table,
 )
 from metalr.comparison.wording import DASH, caveats, plural, strengths_and_weaknesses, verdict
 
@@ -25,6 +26,8 @@ __all__ = ["facts", "html_page", "reproduction"]
 Summary = Mapping[str, Any]
 
 _MAX_OPEN_PANELS = 12
+_MAX_OPEN_CELLS = 4
+"""More panels of a kind, or more tables of cells, are folded away."""
 
 _STYLE = """
 :root{color-scheme:light dark;--ink:#24292f;--soft:#57606a;--page:#ffffff;--panel:#f6f8fa;--line:#d0d7de;
@@ -51,10 +54,12 @@ thead th{white-space:normal;vertical-align:bottom;color:var(--soft);font-weight:
 tbody tr:last-child>*{border-bottom:0}
 th:first-child,td:first-child{text-align:left;position:sticky;left:0;background:var(--page)}
 tbody th{font-weight:600}
-.dense{font-size:.77rem}.dense th,.dense td{padding:.35rem .38rem}
+.dense{font-size:.74rem}.dense th,.dense td{padding:.35rem .26rem}
 .text td{text-align:left}.text thead th{text-align:left}
 .key{display:inline-block;width:.7em;height:.7em;border-radius:2px;margin-right:.45em}
 .panels{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,330px),1fr));gap:1rem}
+.packed{display:block;columns:330px 3;column-gap:1rem}
+.packed figure{break-inside:avoid;margin-bottom:1rem}
 figure{margin:0;min-width:0;border:1px solid var(--line);border-radius:6px;padding:.5rem}
 figcaption{font-size:.85rem;font-weight:600;padding:0 .2rem .3rem}
 svg.metalr-figure{display:block;width:100%;height:auto;max-width:520px;margin:0 auto;color:var(--ink)}
@@ -69,6 +74,12 @@ table{font-size:.78rem}th,td{padding:.3rem .45rem}}
 @media print{details>*{display:block}.scroll{overflow:visible}}
 """
 
+
+_RECORDS = (
+    "Every number is a function of the run records that manifest.json names, by the definitions above, and "
+    "stands in summary.json for machines. Where the records are at hand (an archive of them comes back with "
+    "`metalr runs unpack`), `metalr report` computes all of it again without training."
+)
 
 _WIDE_FACTS = {"Versions", "Commit"}
 """Facts too long for a column of their own."""
@@ -101,14 +112,12 @@ def reproduction(summary: Summary) -> str:
 def html_page(summary: Summary, pictures: Sequence[Picture]) -> str:
     """The whole report as one HTML document."""
     title = escape(f"metalr: learning-rate comparison, recipe {summary['recipe']}")
-    words = strengths_and_weaknesses(summary)
     sections = [
         _overview(summary),
-        _figures(pictures, ("accuracy-by-lr", "regret", "wall-time")),
-        "<h2>Where the controller wins, and where it loses</h2>" + _list(words) if words else "",
+        _figures(pictures, ("accuracy-by-lr", "regret", "wall-time"), "panels packed"),
+        _benefits(summary),
         _html_table(overall_table(summary)) + _html_table(tuned_table(summary), "text"),
-        "<h2>Cell by cell</h2>"
-        + "".join(_html_table(main_table(summary, cell), "dense") for cell in summary["cells"]),
+        _cells(summary),
         _curves_section(pictures),
         _folded(
             _html_table(paired_table(summary), "text") if summary["overall_paired"] else "", "Paired tests"
@@ -116,7 +125,7 @@ def html_page(summary: Summary, pictures: Sequence[Picture]) -> str:
         _cost(summary),
         _definitions(summary),
         f"<h2>How to reproduce</h2><pre>{escape(reproduction(summary))}</pre>"
-        '<p class="note">Run ids and checksums: manifest.json. For machines: summary.json.</p>',
+        f'<p class="note">{escape(_RECORDS)}</p>',
     ]
     return (
         f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -169,13 +178,28 @@ def _key(method: str) -> str:
     return f'<span class="key" style="background:{PALETTE[method]}"></span>' if method in PALETTE else ""
 
 
-def _figures(pictures: Sequence[Picture], kinds: Sequence[str]) -> str:
+def _benefits(summary: Summary) -> str:
+    words = strengths_and_weaknesses(summary)
+    if not words:
+        return ""
+    table = wins_table(summary)
+    title = "<h2>Where the controller wins, and where it loses</h2>"
+    return title + _list(words) + (_html_table(table, "text") if table.rows else "")
+
+
+def _cells(summary: Summary) -> str:
+    tables = "".join(_html_table(main_table(summary, cell), "dense") for cell in summary["cells"])
+    is_open = len(summary["cells"]) <= _MAX_OPEN_CELLS
+    return "<h2>Cell by cell</h2>" + _folded(tables, "Every method in every cell", is_open)
+
+
+def _figures(pictures: Sequence[Picture], kinds: Sequence[str], css_class: str = "panels") -> str:
     panels = "".join(
         f"<figure><figcaption>{escape(picture.title)}</figcaption>{inline(picture.svg, f'f{index}')}</figure>"
         for index, picture in enumerate(pictures)
         if picture.kind in kinds
     )
-    return f'<div class="panels">{panels}</div>'
+    return f'<div class="{css_class}">{panels}</div>'
 
 
 def _curves_section(pictures: Sequence[Picture]) -> str:

@@ -20,16 +20,16 @@ PALETTE: Mapping[str, str] = {
     "linear": "#0F9D76",
     "cosine": "#2F80C3",
     "restarts": "#3E93A8",
-    "cyclical": "#7F8F2A",
+    "cyclical": "#2E8B8B",
     "one_cycle": "#C9487B",
     "plateau": "#9C7A86",
-    "wsd": "#5E7FD0",
-    "rex": "#3A9A4B",
+    "wsd": "#3A9A4B",
+    "rex": "#5E7FD0",
     "greedy": "#C06A3C",
     "explore": "#7A8691",
     "find": "#A653B5",
-    "schedule-free-sgd": "#2E8B8B",
-    "schedule-free-adamw": "#6F7FBF",
+    "schedule-free-sgd": "#7F8F2A",
+    "schedule-free-adamw": "#008FA3",
     "prodigy": "#B5793B",
     "dadapt-sgd": "#8F8F3C",
     "dog": "#94729C",
@@ -37,10 +37,11 @@ PALETTE: Mapping[str, str] = {
     "hypergradient-sgd": "#B56A72",
     "metalr-mlp": "#DB5A00",
     "metalr-lstm": "#C2619B",
-    "metalr-mlp-sf": "#A07800",
+    "metalr-mlp-sf": "#D2334A",
     "metalr-lstm-sf": "#8E62D9",
 }
-"""After Okabe and Ito, shaded so that each is readable on white and on near-black."""
+"""After Okabe and Ito, shaded so that each is readable on white and on near-black. Those that usually
+share a panel of lines (`constant`, `step`, `cosine`, `wsd`, Schedule-Free, controllers) are far apart."""
 
 _DASHES: tuple[Any, ...] = (
     (0, (1, 1.2)),
@@ -50,26 +51,30 @@ _DASHES: tuple[Any, ...] = (
     (0, (2, 1)),
     (0, (5, 1, 2, 1)),
 )
-DASHES: Mapping[str, Any] = {
-    "constant": _DASHES[0],
-    "step": _DASHES[1],
-    "cosine": _DASHES[2],
-    "linear": _DASHES[3],
-    "metalr-mlp": "solid",
-    "metalr-lstm": (0, (8, 1.2)),
-    "metalr-mlp-sf": (0, (9, 1, 1, 1)),
-    "metalr-lstm-sf": (0, (9, 1, 3, 1)),
-} | {
-    name: _DASHES[index % len(_DASHES)]
-    for index, name in enumerate(
-        (
-            *("exponential", "inverse_time", "polynomial", "restarts", "cyclical", "one_cycle"),
-            *("plateau", "wsd", "rex", "greedy", "explore", "find"),
-            *("schedule-free-sgd", "schedule-free-adamw", "prodigy", "dadapt-sgd", "dog", "mechanic-sgd"),
-            "hypergradient-sgd",
+DASHES: Mapping[str, Any] = (
+    {
+        "constant": _DASHES[0],
+        "step": _DASHES[1],
+        "cosine": _DASHES[2],
+        "linear": _DASHES[3],
+        "metalr-mlp": "solid",
+        "metalr-lstm": (0, (8, 1.2)),
+        "metalr-mlp-sf": (0, (9, 1, 1, 1)),
+        "metalr-lstm-sf": (0, (9, 1, 3, 1)),
+    }
+    | {
+        name: _DASHES[index % len(_DASHES)]
+        for index, name in enumerate(
+            (
+                *("exponential", "inverse_time", "polynomial", "restarts", "cyclical", "one_cycle"),
+                *("plateau", "wsd", "rex", "greedy", "explore", "find"),
+                *("schedule-free-sgd", "schedule-free-adamw", "prodigy", "dadapt-sgd", "dog", "mechanic-sgd"),
+                "hypergradient-sgd",
+            )
         )
-    )
-}
+    }
+    | {"wsd": _DASHES[5], "schedule-free-sgd": _DASHES[3], "schedule-free-adamw": _DASHES[4]}
+)
 """Line style of each method, so that colour is never the only difference between neighbours in the legend."""
 
 MARKERS: Mapping[str, str] = {

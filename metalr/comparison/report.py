@@ -17,6 +17,7 @@ from metalr.comparison.tables import (
     overall_table,
     paired_table,
     tuned_table,
+    wins_table,
 )
 from metalr.comparison.wording import caveats, strengths_and_weaknesses, verdict
 from metalr.config import ExperimentConfig
@@ -84,7 +85,10 @@ def markdown_report(summary: Mapping[str, Any], pictures: Sequence[Picture]) -> 
     lines.append("\n".join(f"* {name}: {text}" for name, text in facts(summary).items()))
     lines.append(_bullets(caveats(summary)))
     words = strengths_and_weaknesses(summary)
-    lines += ["## Where the controller wins, and where it loses", _bullets(words)] if words else []
+    if words:
+        wins = wins_table(summary)
+        lines += ["## Where the controller wins, and where it loses", _bullets(words)]
+        lines += [f"### {wins.title}", wins.as_markdown()] if wins.rows else []
     for table in (overall_table(summary), tuned_table(summary)):
         lines += [f"## {table.title}", table.as_markdown()]
     lines.append("## Cell by cell")

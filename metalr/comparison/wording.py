@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from metalr.comparison.protocol import is_controlled
+from metalr.comparison.protocol import is_controlled, is_hand_schedule
 
 __all__ = [
     "DASH",
@@ -16,7 +16,9 @@ __all__ = [
     "number",
     "percent",
     "plural",
+    "signed",
     "strengths_and_weaknesses",
+    "tally",
     "verdict",
 ]
 
@@ -39,6 +41,11 @@ def number(value: float | None, digits: int = 2) -> str:
     if value != 0.0 and abs(value) < 0.5 * 10**-digits:
         return f"{value:.1e}"
     return f"{value + 0.0:.{digits}f}"  # no minus before a zero
+
+
+def signed(value: float) -> str:
+    """`value` with its sign and two decimals; no minus before a zero."""
+    return f"{round(value, 2) + 0.0:+.2f}"
 
 
 def percent(summary: Summary) -> str:
@@ -120,6 +127,7 @@ def strengths_and_weaknesses(summary: Summary) -> list[str]:
     """Sentences on where each controller wins, loses, and what it costs to run."""
     sentences = []
     for method in (name for name in summary["overall"] if is_controlled(name)):
+        sentences.append(_untuned(summary, method))
         sentences.append(_against_tuned(summary, method))
         sentences.append(_against_each(summary, method))
         sentences.append(_robustness(summary, method))
@@ -131,7 +139,7 @@ def _against_tuned(summary: Summary, method: str) -> str:
     entries = [(cell, regret) for cell, regret in entries if regret["mean"] is not None]
     if not entries:
         return ""
-    counts = _tally([regret["judgement"] for _, regret in entries], better="below")
+    counts = tally([regret["judgement"] for _, regret in entries], better="below")
     cell, worst = max(entries, key=lambda entry: entry[1]["mean"])
     kind = "largest loss" if worst["mean"] > 0.0 else "smallest gain"
     return (
@@ -142,24 +150,46 @@ def _against_tuned(summary: Summary, method: str) -> str:
 
 
 def _against_each(summary: Summary, method: str) -> str:
-    parts = []
-    for baseline in (name for name in summary["overall"] if not is_controlled(name)):
-        key = f"{method} vs {baseline}"
-        entries = [cell["paired"][key] for cell in summary["cells"] if key in cell["paired"]]
-        entries = [entry for entry in entries if entry["difference_pp"]["mean"] is not None]
-        if entries:
-            means = [entry["difference_pp"]["mean"] for entry in entries]
-            counts = _tally([entry["judgement"] for entry in entries], better="above")
-            significant = sum(entry["significant"] for entry in entries)
-            after_holm = f", {significant} significant after Holm" if significant else ""
-            spread = f"{min(means):+.2f} to {max(means):+.2f} pp{after_holm}"
-            parts.append(f"{baseline}: {counts} of {plural(len(entries), 'cell')} ({spread})")
+    """Over all cells and baselines; `tables.wins_table` has them one by one."""
+    pairs = [
+        (name.split(" vs ")[1], cell["paired"][name])
+        for cell in summary["cells"]
+        for name in cell["paired"]
+        if name.split(" vs ")[0] == method
+    ]
+    pairs = [(baseline, entry) for baseline, entry in pairs if entry["difference_pp"]["mean"] is not None]
+    if not pairs:
+        return ""
+    counts = tally([entry["judgement"] for _, entry in pairs], better="above")
+    baseline, worst = min(pairs, key=lambda pair: pair[1]["difference_pp"]["mean"])
+    others = plural(len({name for name, _ in pairs}), "other")
     return (
-        f"{method} against each baseline at the same initial LR. " + "; ".join(parts) + "." if parts else ""
+        f"{method} at the same initial LR, untuned, against {others}: "
+        f"{counts} of {plural(len(pairs), 'comparison')}; least {signed(worst['difference_pp']['mean'])} pp, "
+        f"against {baseline}."
     )
 
 
-def _tally(judgements: Sequence[str], better: str) -> str:
+def _untuned(summary: Summary, method: str) -> str:
+    """What it is worth not to tune, and what a tuned hand schedule is still ahead by."""
+    hand = {
+        name: entry["mean_regret_pp"]
+        for name, entry in summary["overall"].items()
+        if is_hand_schedule(name) and entry["mean_regret_pp"] is not None
+    }
+    mine = summary["overall"][method]["mean_regret_pp"]
+    if mine is None or not hand:
+        return ""
+    least, most = min(hand, key=lambda name: hand[name]), max(hand, key=lambda name: hand[name])
+    return (
+        f"From an initial LR that nobody tuned, {method} ends {signed(-mine)} pp from the best tuned hand "
+        f"schedule on average; the hand schedules themselves, untuned, {signed(-hand[least])} ({least}) to "
+        f"{signed(-hand[most])} ({most}) pp."
+    )
+
+
+def tally(judgements: Sequence[str], better: str) -> str:
+    """How many were better, worse, and neither; `better` is the judgement that is."""
     worse = "below" if better == "above" else "above"
     names = {"better in": better, "worse in": worse}
     names |= {f"{neither} in": neither for neither in ("not told apart", "not judged")}
@@ -174,7 +204,7 @@ def _robustness(summary: Summary, method: str) -> str:
     others = {
         name: entry["sensitivity_pp"]
         for name, entry in summary["overall"].items()
-        if not is_controlled(name) and entry["sensitivity_pp"] is not None
+        if is_hand_schedule(name) and entry["sensitivity_pp"] is not None
     }
     parts = [f"{method} spends {number(mine['overhead_pct'])} % of its wall time on control"]
     parts.append(f"{mine['num_diverged']} of its {plural(mine['num_runs'], 'run')} diverged")
@@ -182,7 +212,7 @@ def _robustness(summary: Summary, method: str) -> str:
         steadiest = min(others, key=lambda name: others[name])
         parts.append(
             f"its accuracy varies by {mine['sensitivity_pp']:.2f} pp (sd) over initial LRs, that of the "
-            f"steadiest baseline ({steadiest}) by {others[steadiest]:.2f} pp"
+            f"steadiest hand schedule ({steadiest}) by {others[steadiest]:.2f} pp"
         )
     return "; ".join(parts) + "."
 

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
+import math
 import re
 from collections.abc import Callable
 from html.parser import HTMLParser
@@ -11,9 +13,11 @@ from xml.etree import ElementTree
 
 import pytest
 
-from metalr.comparison import write_report
-from metalr.comparison.panels import PALETTE
+from metalr.comparison import summarise, write_report
+from metalr.comparison.panels import DASHES, PALETTE
 from metalr.comparison.protocol import METHODS
+from metalr.comparison.tables import main_table, overall_table, wins_table
+from metalr.comparison.wording import strengths_and_weaknesses
 from metalr.config import ExperimentConfig
 from metalr.training.records import RunRecord, RunSpec
 
@@ -204,3 +208,50 @@ def test_every_method_has_a_colour_that_stands_out_on_both_pages(page: str) -> N
     # 3:1 is what WCAG 2.2, success criterion 1.4.11, asks of graphics.
     assert all(contrast(color, page) >= 3.0 for color in PALETTE.values())
     assert contrast("#E69F00", "#ffffff") < 3.0  # Okabe and Ito's own orange would not do
+
+
+TOGETHER = [
+    *("constant", "step", "cosine", "wsd", "schedule-free-sgd", "schedule-free-adamw"),
+    *("metalr-mlp", "metalr-lstm", "metalr-mlp-sf", "metalr-lstm-sf"),
+]
+"""What a crowded panel of lines shows."""
+
+
+def lab(color: str) -> tuple[float, float, float]:
+    """CIELAB, in which distances are about what an eye sees."""
+    channels = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    r, g, b = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    rows = ((0.4339, 0.3762, 0.1899), (0.2126, 0.7152, 0.0722), (0.0177, 0.1095, 0.8728))
+    x, y, z = (row[0] * r + row[1] * g + row[2] * b for row in rows)
+    x, y, z = (t ** (1 / 3) if t > 0.008856 else 7.787 * t + 16 / 116 for t in (x, y, z))
+    return 116 * y - 16, 500 * (x - y), 200 * (y - z)
+
+
+def test_lines_of_one_panel_are_told_apart() -> None:
+    pairs = list(itertools.combinations(TOGETHER, 2))
+    assert min(math.dist(lab(PALETTE[one]), lab(PALETTE[other])) for one, other in pairs) > 25.0
+    assert math.dist(lab("#5E7FD0"), lab("#6F7FBF")) < 25.0  # two blues that were taken for each other
+    alike = [(one, other) for one, other in pairs if DASHES[one] == DASHES[other]]
+    assert alike == []
+
+
+def test_wins_and_losses_are_a_table_and_a_few_sentences(build: Build, config_with: Configure) -> None:
+    config = config_with(methods=["constant", "cosine", "metalr-mlp"], initial_lrs=[0.1, 1.0])
+    base = {"constant": 70.0, "cosine": 80.0, "metalr-mlp": 79.0}
+
+    def planted(spec: RunSpec) -> float:
+        lost = 30.0 if spec.train.lr == 1.0 and spec.method != "metalr-mlp" else 0.0
+        return base[spec.method] - lost + 0.1 * ((spec.seed * 7 + len(spec.method)) % 5)
+
+    summary = summarise(build(config, planted), config, {})
+    table = wins_table(summary)
+    assert table.methods == ["constant", "cosine"]
+    assert table.rows[0][1].startswith("better 2, worse 0 (+8.9")
+    assert re.fullmatch(r"better 1, worse 1 \(-1\.\d\d to \+2[89]\.\d\d\)", table.rows[1][1])
+    untuned, *_, robust = strengths_and_weaknesses(summary)
+    assert re.search(r"nobody tuned, metalr-mlp ends -1\.\d\d pp from the best tuned", untuned)
+    assert re.search(r"themselves, untuned, -15\.\d\d \(cosine\) to -2[45]\.\d\d \(constant\) pp", untuned)
+    assert "steadiest hand schedule" in robust
+    first, *_ = overall_table(summary).rows
+    assert first[0] == "metalr-mlp"
+    assert "never (0)" in main_table(summary, summary["cells"][1]).rows[0]
