@@ -1,0 +1,146 @@
+"""The probe on a user's own model, batches and loss, from `MetaLR`'s constructor."""
+
+import copy
+import math
+from typing import Any
+
+import pytest
+import torch
+from control.controllers import RuleController
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from metalr.config import ControlConfig, ProbeConfig
+from metalr.control import MetaLR, lr_range_test
+from metalr.control.user_probe import probe_model
+
+CONFIG = ProbeConfig(num_steps=12)
+
+
+def problem() -> tuple[nn.Module, torch.optim.Optimizer, DataLoader]:
+    torch.manual_seed(0)
+    inputs = torch.randn(96, 4)
+    labels = (inputs[:, 0] > 0).long() + (inputs[:, 1] > 0).long()
+    loader = DataLoader(
+        TensorDataset(inputs, labels),
+        batch_size=16,
+        shuffle=True,
+        generator=torch.Generator().manual_seed(1),
+    )
+    model = nn.Sequential(nn.Linear(4, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.2), nn.Linear(16, 3))
+    return model, torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9), loader
+
+
+def everything(model: nn.Module, optimizer: torch.optim.Optimizer, loader: DataLoader) -> list[Any]:
+    return [
+        copy.deepcopy(model.state_dict()),
+        copy.deepcopy(optimizer.state_dict()),
+        [p.grad for p in model.parameters()],
+        model.training,
+        torch.get_rng_state(),
+        loader.generator.get_state(),
+    ]
+
+
+def test_the_curve_is_that_of_the_range_test_on_the_same_batches() -> None:
+    model, optimizer, loader = problem()
+    batches = list(loader)
+    found = probe_model(model, optimizer, nn.CrossEntropyLoss(), batches, CONFIG)
+
+    def loss_of(index: int) -> torch.Tensor:
+        inputs, labels = batches[index % len(batches)]
+        return nn.functional.cross_entropy(model(inputs), labels)
+
+    expected = lr_range_test(
+        model, optimizer, lambda step: loss_of(step + 1), CONFIG, measured_loss=lambda: loss_of(0)
+    )
+    assert found.curve == expected
+    assert (found.batch_size, found.num_classes) == (16, 3)
+
+
+@pytest.mark.parametrize("mode", [True, False])
+def test_everything_is_put_back_bit_for_bit(mode: bool) -> None:
+    model, optimizer, loader = problem()
+    model.train(mode)
+    before = everything(model, optimizer, loader)
+    probe_model(model, optimizer, nn.CrossEntropyLoss(), loader, CONFIG)
+    torch.testing.assert_close(everything(model, optimizer, loader), before, rtol=0, atol=0)
+
+
+def test_a_loss_of_model_and_batch_is_known_by_its_first_parameter() -> None:
+    model, optimizer, loader = problem()
+    batches = [{"x": inputs, "y": labels} for inputs, labels in loader]
+
+    def loss_of(model: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        return nn.functional.cross_entropy(model(batch["x"]), batch["y"])
+
+    found = probe_model(model, optimizer, loss_of, batches, CONFIG)
+    pairs = [(batch["x"], batch["y"]) for batch in batches]
+    assert found.curve == probe_model(model, optimizer, nn.functional.cross_entropy, pairs, CONFIG).curve
+    assert (found.batch_size, found.num_classes) == (None, None)
+
+
+def test_a_regression_has_no_classes() -> None:
+    model, optimizer = nn.Linear(4, 2), None
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    batches = [(torch.randn(8, 4), torch.randn(8, 2)) for _ in range(3)]
+    found = probe_model(model, optimizer, nn.MSELoss(), batches, CONFIG)
+    assert (found.batch_size, found.num_classes) == (8, None)
+
+
+def test_the_lr_scales_of_timm_are_those_of_training() -> None:
+    """Scales of 1/2 everywhere are a ramp at half the LRs, told in unscaled ones."""
+    model, optimizer, loader = problem()
+    batches = list(loader)
+    plain = probe_model(model, optimizer, nn.CrossEntropyLoss(), batches, CONFIG).curve
+    optimizer.param_groups[0]["lr_scale"] = 0.5
+    scaled = probe_model(model, optimizer, nn.CrossEntropyLoss(), batches, CONFIG).curve
+    assert scaled.losses == plain.losses
+    assert scaled.lrs == pytest.approx([2 * lr for lr in plain.lrs])
+    assert optimizer.param_groups[0]["lr"] == 0.01
+
+
+def test_metalr_starts_from_the_probe_whatever_the_users_lr() -> None:
+    starts = []
+    for lr in (1e-4, 1.0):
+        model, optimizer, loader = problem()
+        optimizer.param_groups[0]["lr"] = lr
+        config = ControlConfig(probe=CONFIG)
+        scheduler = MetaLR(
+            optimizer, RuleController(lambda t, _: 2), total_epochs=3, model=model, batches=loader,
+            loss_fn=nn.CrossEntropyLoss(), config=config,
+        )  # fmt: skip
+        state = scheduler.state_dict()
+        assert state["reference_lr"] == state["probe"]["reference_lr"]
+        assert "from the probe" in scheduler.explain()
+        assert scheduler.last_decision.peak_lr == pytest.approx(state["reference_lr"])
+        starts.append(scheduler.last_decision.peak_lr)
+    assert starts[0] == pytest.approx(starts[1])
+
+
+def test_respect_keeps_the_peak_near_the_users_own_lr() -> None:
+    peaks = []
+    for respect in (None, 4.0, 1.0):
+        model, optimizer, loader = problem()
+        optimizer.param_groups[0]["lr"] = 1e-5
+        rule = RuleController(lambda t, _: 4 if t < 2 else 0)
+        scheduler = MetaLR(
+            optimizer, rule, total_epochs=12, model=model, batches=loader, loss_fn=nn.CrossEntropyLoss(),
+            respect=respect, config=ControlConfig(probe=CONFIG),
+        )  # fmt: skip
+        seen = [scheduler.last_decision.peak_lr]
+        for loss in [0.9, 0.8, 0.7, 0.6, math.nan, math.nan, math.nan]:
+            optimizer.step()
+            scheduler.step({"val_loss": loss})
+            seen.append(scheduler.last_decision.peak_lr)
+        peaks.append(seen)
+    free, near, same = peaks
+    assert max(free) > 10 * 4e-5
+    assert max(near) == pytest.approx(4e-5) and min(near) >= 2.5e-6 * (1 - 1e-12)
+    assert same == pytest.approx([1e-5] * 8)
+
+
+def test_batches_that_end_too_soon_are_told_of() -> None:
+    model, optimizer, loader = problem()
+    with pytest.raises(ValueError, match="cannot be read again"):
+        probe_model(model, optimizer, nn.CrossEntropyLoss(), iter(list(loader)), CONFIG)
