@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from training.tiny import job_of, tiny_spec, tiny_task
-from training.wandb_offline import clean_environment, complete_records, rows_of
+from training.tiny import TRAIN, job_of, rule_controller, tiny_spec, tiny_task, trunk_spec
+from training.wandb_offline import clean_environment, complete_records, items, of_kind, rows_of
 
 from metalr import wandb_send
 from metalr.config import ConfigError, ExperimentConfig
@@ -50,6 +50,50 @@ def test_every_row_of_every_run_arrives_once(records: list[RunRecord], tmp_path:
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.wandb")}
     push(config_of(tmp_path), Display())
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.wandb")} == before
+
+
+def scalars(values: dict[str, Any]) -> dict[str, Any]:
+    """What a chart can show of a local row: no None, no sections."""
+    return {key: value for key, value in values.items() if isinstance(value, int | float | str)}
+
+
+@pytest.mark.parametrize("kind", ["baseline", "controller", "trunk", "diverged"])
+def test_a_training_is_what_its_local_record_is(tmp_path: Path, kind: str) -> None:
+    """Row by row and figure by figure, under its id, group, job type, tags, and with the epoch as x axis."""
+    spec = {
+        "baseline": tiny_spec(),
+        "controller": tiny_spec("metalr-mlp"),
+        "trunk": trunk_spec(),
+        "diverged": tiny_spec("constant", train=TRAIN.model_copy(update={"lr": 1000.0})),
+    }[kind]
+    with clean_environment(tmp_path):
+        controller = rule_controller() if kind == "controller" else None
+        record = train_run(job_of(spec, tmp_path / "runs"), tiny_task(), controller)
+        assert record.diverged == (kind == "diverged")
+        push(config_of(tmp_path), Display())
+        (path,) = (tmp_path / "runs" / "wandb").glob("offline-run-*/run-*.wandb")
+        records = complete_records(path)
+    (run, *_) = of_kind(records, "run")
+    assert (run.run_id, run.run_group, run.project) == (record.run_id, "digits", "metalr")
+    assert run.job_type == ("harvest-run" if kind == "trunk" else "run")
+    label = "baseline" if kind == "diverged" else kind
+    assert list(run.tags) == ["synthetic", "mlp", spec.method, label]
+    assert run.display_name == f"{spec.method}/lr{spec.train.lr:g}/T4/seed3"
+    metrics = {metric.name or metric.glob_name: metric.step_metric for metric in of_kind(records, "metric")}
+    assert metrics["*"] == "epoch" and set(metrics.values()) <= {"", "epoch"}
+    rows = rows_of(records)
+    assert rows == [scalars(row) for row in record.epochs]
+    summary: dict[str, Any] = {}
+    for message in of_kind(records, "summary"):
+        summary |= items(message.update)
+    wanted = {"run_id": record.run_id, "status": record.result["status"]}
+    for section in ("final", "timing"):
+        wanted |= {f"{section}/{key}": value for key, value in record.result[section].items()}
+    assert {key: summary[key] for key in wanted} == wanted
+    settings: dict[str, Any] = {}
+    for message in of_kind(records, "run"):
+        settings |= items(message.config.update)
+    assert (settings["method"], settings["initial_lr"], settings["seed"]) == (spec.method, spec.train.lr, 3)
 
 
 def test_a_second_push_completes_one_that_was_killed(

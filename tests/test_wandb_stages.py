@@ -115,8 +115,12 @@ def test_the_comparison_table_and_figures_against_the_summary(study: Path) -> No
         assert row["regret_pp"] == (figures["regret_pp"] or {}).get("mean")
         assert row["lr_variance"] == figures["lr_variance"]
     figures = comparison_figures(summary)
-    assert figures["mean_regret_pp/cosine"] == summary["overall"]["cosine"]["mean_regret_pp"]
     push(config_of(), Display())
+    (table,) = (study / "runs" / "wandb").glob("offline-run-*/files/media/table/comparison_*.table.json")
+    read_back = json.loads(table.read_text())
+    assert read_back["columns"] == list(COMPARISON_COLUMNS)
+    assert read_back["data"] == comparison_rows(summary)
+    assert figures["mean_regret_pp/cosine"] == summary["overall"]["cosine"]["mean_regret_pp"]
     found: dict[str, Any] = {}
     for message in of_kind(stages_of(study)["compare"], "summary"):
         found |= items(message.update)
