@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from training.wandb_offline import clean_environment, complete_records, items, of_kind
+from training.wandb_offline import clean_environment, complete_records, items, of_kind, rows_of
 
 from metalr import ExperimentConfig, runs, stages
 from metalr.config import apply_overrides, load_config
@@ -131,27 +131,33 @@ def test_workers_make_the_same_bits_as_this_process(
         assert (tmp_path / "meta_data" / "smoke" / table.name).read_bytes() == table.read_bytes()
 
 
-def test_every_stage_speaks_to_wandb_and_the_local_records_agree(
+def test_every_stage_and_training_speaks_to_wandb_and_the_local_records_agree(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    short = {"harvest.max_runs": 4, "compare.seeds": [0], "compare.initial_lrs": [0.1], "train.epochs": 2}
+    short = {"harvest.max_runs": 4, "compare.seeds": [0], "compare.initial_lrs": [0.1]}
     with clean_environment(tmp_path):
-        stages.compare(smoke(**{"wandb.mode": "offline", **short}), SilentDisplay())
-    files = sorted((tmp_path / "runs" / "wandb").glob("offline-run-*/run-*.wandb"))
-    by_job = {}
-    for file in files:
+        stages.compare(smoke(**{"wandb.mode": "offline", "wandb.trainings": True, **short}), SilentDisplay())
+    store, trainings, by_job = RunStore(tmp_path / "runs"), {}, {}
+    for file in (tmp_path / "runs" / "wandb").glob("offline-run-*/run-*.wandb"):
         records = complete_records(file)
-        (run,) = of_kind(records, "run")
-        by_job[run.job_type] = records
-        assert run.run_group.startswith("smoke-")
-        assert {"synthetic", "mlp"} <= set(run.tags)
+        (run, *_) = of_kind(records, "run")
+        assert run.run_group == "smoke" and {"synthetic", "mlp"} <= set(run.tags)
+        if store.is_finished(run.run_id):
+            trainings[run.run_id] = rows_of(records)
+        else:
+            by_job[run.job_type] = records
     assert set(by_job) == {"metadataset", "train-meta", "compare"}
     manifest = json.loads((tmp_path / "experiments" / "results" / "smoke" / "manifest.json").read_text())
-    store = RunStore(tmp_path / "runs")
-    logged = [items(message.item) for message in of_kind(by_job["compare"], "history")]
-    for record in map(store.load, manifest["run_ids"]):
-        key = f"{record.spec.method}/inner_valid/accuracy"
-        assert [row[key] for row in logged if key in row] == [
-            row["inner_valid/accuracy"] for row in record.epochs
-        ]
+    assert set(manifest["run_ids"]) < set(trainings) and len(trainings) == len(manifest["run_ids"]) + 4
+    for identity, rows in trainings.items():
+        local = store.load(identity).epochs
+        for key in ("epoch", "lr", "inner_valid/accuracy"):
+            assert [row[key] for row in rows] == [row[key] for row in local]
+    inputs: dict[str, list[str]] = {}
+    for job, records in by_job.items():
+        settings = [items(m.config.update) for m in of_kind(records, "run")]
+        settings += [items(m.update) for m in of_kind(records, "config")]
+        inputs[job] = [name for values in settings for name in values.get("used_artifacts", [])]
+    assert set(inputs["train-meta"]) == {"dataset:meta-dataset-smoke:latest"}
+    assert set(inputs["compare"]) == {f"model:controller-smoke-{name}:latest" for name in ("mlp", "lstm")}
