@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from typing import Any
+
+from torch.optim import Optimizer
 
 from metalr.control.scheduler import MetaLR
 from metalr.integrations.resuming import continue_from
@@ -28,6 +31,14 @@ class CarriedState:
         self._scheduler = scheduler
         self._first_group = first_group
         self._stored: dict[str, Any] | None = None
+        alive = weakref.WeakMethod(self.adopt)  # a scheduler that was replaced must not come back
+
+        def after_load(optimizer: Optimizer) -> None:
+            adopt = alive()
+            if adopt is not None:
+                adopt()
+
+        scheduler.optimizer.register_load_state_dict_post_hook(after_load)
 
     def adopt(self) -> bool:
         """Whether the group held a state that is not from here; the scheduler then goes on from it.

@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from metalr.control.decision import Controller
 from metalr.control.scheduler import MetaLR
-from metalr.integrations.carried_state import CarriedState
+from metalr.integrations.carried_state import STATE_KEY, CarriedState
 
 __all__ = ["MetaLROnPlateau"]
 
@@ -40,11 +41,12 @@ class MetaLROnPlateau(ReduceLROnPlateau):
         **settings: Any,
     ) -> None:
         super().__init__(optimizer)
-        self.meta_lr = MetaLR(optimizer, controller, **settings)
+        for group in optimizer.param_groups:
+            group.setdefault("initial_lr", _copied(group["lr"]))  # torch wants it where last_epoch is given
+        starts_at = -1 if STATE_KEY in optimizer.param_groups[0] else last_epoch
+        self.meta_lr = MetaLR(optimizer, controller, last_epoch=starts_at, **settings)
         self._carried = CarriedState(self.meta_lr, lambda: optimizer.param_groups[0])
-        if not self._carried.adopt() and last_epoch >= 0:
-            self.meta_lr.last_epoch = last_epoch
-            self.meta_lr.step()
+        self._carried.adopt()
         self._follow()
 
     def step(  # type: ignore[override]  # metrics may be missing, or a mapping
@@ -72,3 +74,7 @@ class MetaLROnPlateau(ReduceLROnPlateau):
         self.last_epoch = self.meta_lr.last_epoch
         self._last_lr = self.meta_lr.get_last_lr()
         self._carried.store()
+
+
+def _copied(lr: float | Tensor) -> float | Tensor:
+    return lr.clone() if isinstance(lr, Tensor) else lr
