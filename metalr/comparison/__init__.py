@@ -4,7 +4,7 @@
 * `statistics`: bootstrap intervals, the paired permutation test, Holm, and when to claim nothing.
 * `measures`: what is measured of one run; `pairing`: tuned baselines, regret, the family of tests.
 * `summary`: records -> summary.json; `definitions`: what its figures mean.
-* `wording`, `tables`, `svg`, `plots`, `page`, `report`: summary.json -> something to read.
+* `wording`, `tables`, `costs`, `svg`, `plots`, `page`, `report`: summary.json -> something to read.
 """
 
 from metalr.comparison.protocol import Cell, cell_of, cells_of, missing_peers, plan_runs

@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+from metalr.comparison.costs import controller_cost_table, decisions_table, making
 from metalr.comparison.curves import CURVES
 from metalr.comparison.panels import PALETTE
 from metalr.comparison.plots import Picture
 from metalr.comparison.svg import inline
 from metalr.comparison.tables import (
     Table,
-    controller_cost_table,
     main_table,
     overall_table,
     paired_table,
@@ -219,10 +219,10 @@ def _folded(content: str, title: str, is_open: bool = False) -> str:
 
 
 def _cost(summary: Summary) -> str:
-    table = controller_cost_table(summary)
-    if not table.rows:
-        return ""
-    return _html_table(table, "text")
+    tables = [table for table in (controller_cost_table(summary), decisions_table(summary)) if table.rows]
+    words = f"<p>{escape(making(summary))}</p>" if making(summary) else ""
+    title = "<h2>The price of the controller</h2>"
+    return title + words + "".join(_html_table(table, "text") for table in tables) if tables else ""
 
 
 def _definitions(summary: Summary) -> str:

@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from metalr.comparison.costs import controller_cost_table, decisions_table, making
 from metalr.comparison.page import facts, html_page, reproduction
 from metalr.comparison.plots import Picture, draw_figures
 from metalr.comparison.summary import summarise
 from metalr.comparison.tables import (
-    controller_cost_table,
     main_table,
     overall_table,
     paired_table,
@@ -95,8 +95,9 @@ def markdown_report(summary: Mapping[str, Any], pictures: Sequence[Picture]) -> 
     for cell in summary["cells"]:
         table = main_table(summary, cell)
         lines += [f"### {table.title}", table.as_markdown()]
-    for table in (paired_table(summary), controller_cost_table(summary)):
+    for table in (paired_table(summary), controller_cost_table(summary), decisions_table(summary)):
         lines += [f"## {table.title}", table.as_markdown()] if table.rows else []
+    lines.append(making(summary))
     lines += ["## Figures", "\n".join(f"* [{p.title}](figures/{p.name}.svg)" for p in pictures)]
     lines += [
         "## Definitions",

@@ -11,7 +11,6 @@ from metalr.comparison.wording import DASH, interval_text, number, percent, sign
 
 __all__ = [
     "Table",
-    "controller_cost_table",
     "main_table",
     "overall_table",
     "paired_table",
@@ -218,31 +217,3 @@ def paired_table(summary: Summary) -> Table:
         "Judgement",
     )
     return Table("Controllers against baselines, paired by seed", header, rows, methods)
-
-
-def controller_cost_table(summary: Summary) -> Table:
-    """What it cost to make the controllers, as far as it is known."""
-    harvest = summary["harvest"] or {}
-    names = {
-        "num_runs": "harvest runs",
-        "num_forks": "forks",
-        "num_epochs": "epochs trained",
-        "wall_s": "wall s",
-    }
-    rows = [
-        ("harvest", text, _plain_text(harvest[key]))
-        for key, text in names.items()
-        if harvest.get(key) is not None
-    ]
-    for name, entry in summary["meta_training"].items():
-        facts = dict(entry or {})
-        rows += [(f"meta-training {name}", f"held-out {key}", _plain_text(value))
-                 for key, value in (facts.get("held_out") or {}).items()]  # fmt: skip
-        rows.append((f"meta-training {name}", "wall s", _plain_text(facts.get("wall_s"))))
-    return Table("What the controller cost to make", ("Stage", "Figure", "Value"), rows, [""] * len(rows))
-
-
-def _plain_text(value: Any) -> str:
-    if value is None:
-        return DASH
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -102,7 +102,9 @@ def test_page_tells_what_a_reader_needs(written: Path) -> None:
     text = written.read_text()
     markdown = (written.parent / "report.md").read_text()
     for words in ("smoke data set", "6 runs of 36 diverged", "best tuned baseline (cosine at", "make compare",
-                  "6 (0, 1, 2, 3, 4, 5)", "1440", "abc123", "edge of the tuning grid"):  # fmt: skip
+                  "6 (0, 1, 2, 3, 4, 5)", "1440", "abc123", "edge of the tuning grid",
+                  "took 3,150 epochs of training, once", "takes 24 for a budget of 12 epochs",
+                  "after 131.2 such searches", "mean_regret"):  # fmt: skip
         assert words in text, words
         assert words in markdown, words
     assert "prefers-color-scheme" in text and "width=device-width" in text
