@@ -35,7 +35,7 @@ def test_every_make_target_exists() -> None:
 
 def test_every_recipe_is_a_file_that_loads() -> None:
     recipes = set(re.findall(r"RECIPE=([a-z0-9-]+)", README)) | {"smoke", "digits", "plain"}
-    assert recipes == {path.stem for path in (ROOT / "experiments").glob("*.yaml")}
+    assert recipes == {path.stem for path in (ROOT / "experiments").glob("*.yaml")} - {"wandb_sweep"}
     for recipe in recipes:
         assert load_config(str(ROOT / "experiments" / f"{recipe}.yaml")).name == recipe
 

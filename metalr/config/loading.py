@@ -16,6 +16,8 @@ __all__ = ["ConfigError", "Layers", "apply_overrides", "load_config", "load_laye
 
 RECIPES = Path("experiments")
 """Where a bare recipe name is looked up, in the working directory."""
+NO_RECIPES = {"wandb_sweep"}
+"""Files beside the recipes that are for others to read."""
 EMBEDDED = "digits"
 """The recipe that the defaults are."""
 
@@ -49,7 +51,7 @@ class Layers:
 
 def recipe_names() -> list[str]:
     """The bare names that `load_config` knows in this working directory, sorted."""
-    return sorted({EMBEDDED, *(path.stem for path in RECIPES.glob("*.yaml"))})
+    return sorted({EMBEDDED, *(path.stem for path in RECIPES.glob("*.yaml"))} - NO_RECIPES)
 
 
 def _recipe_path(recipe: str) -> Path | None:
