@@ -18,14 +18,14 @@ from torch.optim import Optimizer
 __all__ = ["StepStatistics"]
 
 NUM_SAMPLES = 8
-"""At least so many gradients of an epoch are measured, and fewer than twice as many."""
+"""At most so many gradients of an epoch are measured; of the first, whose length is not known, up to 15."""
 
 
 class StepStatistics:
     """Statistics of the optimizer steps since the last `reset`, which begins an epoch.
 
     Every step is sampled at first; at twice `NUM_SAMPLES` samples every other one is dropped, and from then
-    on half as often sampled. After a whole epoch its number of steps n is known, and each (n // 8)th sampled.
+    on half as often sampled. After a whole epoch its number of steps is known, and 8 are sampled.
     A step that a `GradScaler` skips calls no hook; one that it leaves to a fused optimizer to skip leaves a
     gradient that is not finite, which is then not counted. Steps inside `torch.compile` or a CUDA graph are
     not seen.
@@ -109,7 +109,7 @@ class StepStatistics:
         self._misses_start = False
         self._is_due_after = False
         known = self._steps_of_last_epoch
-        self._stride = max(1, known // NUM_SAMPLES) if known else 1
+        self._stride = math.ceil(known / NUM_SAMPLES) if known else 1
 
     def _before_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if _is_recorded():
@@ -175,9 +175,13 @@ def _is_recorded() -> bool:
     return torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()  # type: ignore[no-untyped-call]
 
 
+@torch.no_grad()
 def _norm(tensors: Iterable[Tensor]) -> Tensor:
-    dense = [t.coalesce().values() if t.is_sparse else t for t in (t.detach() for t in tensors)]
-    return torch.nn.utils.get_total_norm([t for t in dense if t.numel()])
+    dense = [t.coalesce().values() if t.is_sparse else t for t in tensors if t.numel()]
+    if len({(t.device, t.dtype) for t in dense}) != 1:
+        return torch.nn.utils.get_total_norm([t.detach() for t in dense])
+    norm: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(dense)))  # less to launch
+    return norm
 
 
 def _weak(method: Callable[..., None]) -> Callable[..., None]:
