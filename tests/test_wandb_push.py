@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -117,6 +120,28 @@ def test_a_second_push_completes_one_that_was_killed(
     assert {run: len(rows) for run, rows in sent(tmp_path).items()} == {
         record.run_id: len(record.epochs) for record in records
     }
+
+
+@pytest.mark.slow
+def test_a_push_that_is_killed_outright_is_completed_by_the_next(
+    records: list[RunRecord], tmp_path: Path
+) -> None:
+    store = tmp_path / "runs"
+    more = [train_run(job_of(tiny_spec(seed=seed), store), tiny_task()) for seed in range(2, 6)]
+    command = [*(sys.executable, "-m", "metalr", "wandb", "push"), f"store={store}", "wandb.mode=offline"]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120.0
+    while not (store / "wandb" / "pushed.json").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    time.sleep(0.2)  # into the next run
+    process.kill()
+    process.wait()
+    (listed,) = json.loads((store / "wandb" / "pushed.json").read_text()).values()
+    assert 0 < len(listed) < 6
+    push(config_of(tmp_path), Display())
+    expected = {record.run_id: [row["lr"] for row in record.epochs] for record in [*records, *more]}
+    assert {run: [row["lr"] for row in rows] for run, rows in sent(tmp_path).items()} == expected
+    assert len(list((store / "wandb").glob("offline-run-*"))) == 6
 
 
 def test_what_fails_is_not_counted_as_sent(
