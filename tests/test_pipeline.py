@@ -1,10 +1,12 @@
 """The whole way on tiny real input: harvest, meta-train, compare; then again, doing nothing."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+from comparison.test_reference import load_reference
 from training.wandb_offline import clean_environment, complete_records, items, of_kind, rows_of
 
 from metalr import ExperimentConfig, runs, stages
@@ -13,6 +15,7 @@ from metalr.display import SilentDisplay
 from metalr.harvest.execution import JobFailed
 from metalr.harvest.meta_dataset import load_meta_dataset
 from metalr.training import ArtifactError, RunStore
+from metalr.training.archive import pack_runs, run_ids_of_manifest, unpack_runs
 
 RECIPES = Path(__file__).parents[1] / "experiments"
 
@@ -117,6 +120,21 @@ def test_the_report_can_be_written_again_but_not_without_its_runs(
         stages.report(smoke(**{"compare.seeds": [0, 1, 2]}), SilentDisplay())
     with pytest.raises(ArtifactError, match="run `metalr compare` first"):
         stages.report(smoke(name="other"), SilentDisplay())
+
+
+def test_packed_runs_give_every_number_again(inside: Path, tmp_path: Path) -> None:
+    results = shutil.copytree(inside / "experiments" / "results" / "smoke", tmp_path / "results")
+    archive = tmp_path / "runs.jsonl.xz"
+    pack_runs(RunStore(inside / "runs"), run_ids_of_manifest(results / "manifest.json"), archive)
+    store = RunStore(tmp_path / "runs")
+    assert len(unpack_runs(archive, store).written) == 20
+    assert load_reference().main(results / "summary.json", store) == 0
+    check = json.loads((results / "reference_check.json").read_text())
+    assert check["differences"] == {} and check["num_compared"] > 300
+    summary = json.loads((results / "summary.json").read_text())
+    summary["overall"]["cosine"]["sensitivity_pp"] += 0.01  # negative control
+    (results / "summary.json").write_text(json.dumps(summary))
+    assert load_reference().main(results / "summary.json", store) == 1
 
 
 @pytest.mark.slow
