@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from torch import nn
@@ -33,13 +33,12 @@ class Surroundings:
     course: Course
     steps_per_epoch: int
     """Units an epoch."""
-    setting: Setting
     optimizer: Optimizer
     model: nn.Module | None
     """Rolled back where an epoch is undone."""
     statistics: StepStatistics | None
-    counts_steps: bool
-    """Whether the setting's optimizer steps an epoch are those that were counted."""
+    is_described: bool
+    """Whether the user gave the setting; else it is part of the state, and steps are counted."""
     is_shared: bool
     """Whether rank 0 decides for all."""
     warns_of_silence: bool
@@ -51,6 +50,7 @@ class Autopilot:
 
     law: ControlLaw
     around: Surroundings
+    setting: Setting
     state: LawState
     pending: dict[str, float] | Observation = field(default_factory=dict)
     """What was offered since the last decision."""
@@ -63,6 +63,13 @@ class Autopilot:
     def __post_init__(self) -> None:
         if self.around.is_shared:
             self.state = LawState.from_dict(decided_by_rank_0(self.state.to_dict()))
+        self.take_snapshot()
+
+    def begin(self) -> None:
+        """The training under control begins now, after epochs under another schedule."""
+        self.pending, self.window = {}, LRWindow()
+        if self.around.statistics is not None:
+            self.around.statistics.reset(is_whole_epoch=False)
         self.take_snapshot()
 
     @property
@@ -153,10 +160,11 @@ class Autopilot:
         return True
 
     def _setting_now(self) -> Setting:
-        setting, statistics = self.around.setting, self.around.statistics
-        if self.around.counts_steps and statistics is not None:
-            return replace(setting, steps_per_epoch=statistics.steps_per_epoch)
-        return setting
+        statistics = self.around.statistics
+        num_steps = statistics.steps_per_epoch if statistics else None
+        if num_steps is None or self.around.is_described or self.around.steps_per_epoch > 1:
+            return self.setting
+        return replace(self.setting, steps_per_epoch=num_steps)
 
     def _begin_epoch(
         self, observation: Observation | None, epoch: int, is_decided: bool, is_epoch_end: bool
@@ -185,6 +193,7 @@ class Autopilot:
         statistics = self.around.statistics
         return {
             **self.state.to_dict(),
+            "setting": asdict(self.setting),
             "pending": self.pending.to_dict()
             if isinstance(self.pending, Observation)
             else dict(self.pending),
@@ -201,6 +210,8 @@ class Autopilot:
         pending = values["pending"]
         whole = Observation.from_dict(pending) if values["pending_is_observation"] else dict(pending)
         window = LRWindow(**values["window"])
+        if values["setting"] is not None and not self.around.is_described:
+            self.setting = Setting(**values["setting"])
         self.state, self.pending, self.window = state, whole, window
         self.history = [dict(row) for row in values["history"]]
         self.num_silent_epochs = values["num_silent_epochs"]

@@ -11,7 +11,6 @@ this module alone sets LRs.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -119,22 +118,20 @@ class MetaLR(LRScheduler):
         if probe is None and model is not None and batches is not None and loss_fn is not None:
             seen = probe_model(model, optimizer, loss_fn, batches, self._config.probe, is_shared=is_shared)
             probe = seen.curve
-            if setting is None:
-                described = replace(described, batch_size=seen.batch_size, num_classes=seen.num_classes)
+            described = setting or seen.described(described)
         law = ControlLaw(controller, respecting(self._config, own_lr, respect))
         around = Surroundings(
             course=course_for(optimizer, self._config, total_epochs, steps_per_epoch),
             steps_per_epoch=steps_per_epoch,
-            setting=described,
             optimizer=optimizer,
             model=model,
             statistics=StepStatistics(optimizer, model) if gather and not (is_shared and rank()) else None,
-            counts_steps=setting is None and steps_per_epoch == 1,
+            is_described=setting is not None,
             is_shared=is_shared,
             warns_of_silence=gather,
         )
         start = law.start(probe.reference_lr if probe else own_lr, probe, described)
-        self._autopilot = Autopilot(law, around, start)
+        self._autopilot = Autopilot(law, around, described, start)
         super().__init__(optimizer, last_epoch)
 
     @property
@@ -189,6 +186,11 @@ class MetaLR(LRScheduler):
         if not self._is_initial:
             self._autopilot.end_unit(self.last_epoch, self._lead_lr())
         super().step()
+
+    def _update_lr(self, epoch: int | None = None) -> None:
+        if epoch == 0:  # SequentialLR at its milestone
+            self._autopilot.begin()
+        super()._update_lr(epoch)
 
     def close(self) -> None:
         """Take the hooks off the optimizer. The schedule goes on without what they measured."""

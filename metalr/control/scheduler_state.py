@@ -16,7 +16,7 @@ _FIELDS = frozenset(
     {
         "version", "controller_sha256", "last_epoch", "step_count", "last_lr", "base_lrs", "pending",
         "pending_is_observation", "total_epochs", "steps_per_epoch", "window", "statistics", "history",
-        "num_silent_epochs", *LAW_FIELDS,
+        "num_silent_epochs", "setting", *LAW_FIELDS,
     }
 )  # fmt: skip
 
@@ -85,5 +85,6 @@ def _from_version_1(state: Mapping[str, Any]) -> dict[str, Any]:
         "statistics": None,
         "history": [],
         "num_silent_epochs": 0,
+        "setting": None,
     }
     return added | dict(state)

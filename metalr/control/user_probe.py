@@ -9,9 +9,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, IterableDataset
 
 from metalr.config import ProbeConfig
 from metalr.control.agreement import mean_over_ranks
+from metalr.control.observation import Setting
 from metalr.control.probe import ProbeCurve, lr_range_test
 from metalr.control.trial_batches import BatchStream, forward_pair, scalar_loss
 from metalr.control.undo import generators_of, undone
@@ -30,6 +32,16 @@ class UserProbe:
     curve: ProbeCurve
     batch_size: int | None
     num_classes: int | None
+    num_batches: int | None
+
+    def described(self, setting: Setting) -> Setting:
+        """`setting` with what was seen; a DataLoader is taken for an epoch."""
+        return replace(
+            setting,
+            steps_per_epoch=setting.steps_per_epoch or self.num_batches,
+            batch_size=self.batch_size,
+            num_classes=self.num_classes,
+        )
 
 
 def probe_model(
@@ -80,7 +92,7 @@ def probe_model(
             stream.close()
     if scale != 1.0:
         curve = replace(curve, lrs=tuple(lr / scale for lr in curve.lrs))
-    return UserProbe(curve, task.batch_size, task.num_classes)
+    return UserProbe(curve, task.batch_size, task.num_classes, _length(batches))
 
 
 class _Task:
@@ -102,6 +114,13 @@ class _Task:
             if isinstance(outputs, Tensor) and outputs.dim() >= 2 and targets.dtype == torch.int64:
                 self.num_classes = outputs.shape[1] if outputs.shape[1] >= 2 else None
         return scalar_loss(self._loss_fn(outputs, targets))
+
+
+def _length(batches: Iterable[Any]) -> int | None:
+    """The batches of an epoch, where a DataLoader knows them."""
+    if not isinstance(batches, DataLoader) or isinstance(batches.dataset, IterableDataset):
+        return None
+    return len(batches)
 
 
 def _takes_model(loss_fn: LossFunction) -> bool:

@@ -259,6 +259,66 @@ def test_warm_up_by_another_schedule_leads_into_metalr() -> None:
     assert lrs[2] == pytest.approx(0.1 * 5 / 6)
 
 
+class Sequence:
+    """A warm-up of two epochs by torch, then `MetaLR` for four, three steps each."""
+
+    def __init__(self) -> None:
+        self.model, self.optimizer = one_weight(0.1)
+        warmup = torch.optim.lr_scheduler.LinearLR(self.optimizer, 0.1, 1.0, total_iters=2)
+        rule = RuleController(lambda t, _: [2, 3, 1, 4][t % 4])
+        self.learned = MetaLR(self.optimizer, rule, total_epochs=4, config=NO_WARMUP, model=self.model)
+        self.schedule = SequentialLR(self.optimizer, [warmup, self.learned], milestones=[2])
+
+    def train(self, epochs: range) -> list[float]:
+        lrs = []
+        for epoch in epochs:
+            for step in range(3):
+                self.model.weight.grad = torch.full((1, 1), 0.1 * (1 + step + epoch))
+                lrs.append(self.optimizer.param_groups[0]["lr"])
+                self.optimizer.step()
+            self.learned.observe({"loss": 1.0 / (1 + epoch)})
+            self.schedule.step()
+        return lrs
+
+
+@pytest.mark.parametrize("done", [1, 2, 3, 5])
+def test_a_sequence_resumes_before_and_after_its_milestone(done: int) -> None:
+    straight = Sequence()
+    expected = straight.train(range(6))
+    first, second = Sequence(), Sequence()
+    first.train(range(done))
+    second.model.load_state_dict(first.model.state_dict())
+    second.optimizer.load_state_dict(first.optimizer.state_dict())
+    second.schedule.load_state_dict(first.schedule.state_dict())
+    assert second.train(range(done, 6)) == expected[3 * done :]
+    assert second.learned.state_dict() == straight.learned.state_dict()
+
+
+def test_what_was_seen_during_another_warm_up_does_not_count() -> None:
+    sequence = Sequence()
+    sequence.train(range(3))
+    state = sequence.learned.state_dict()
+    assert state["statistics"]["steps_of_last_epoch"] == 3
+    assert [row["epoch"] for row in state["trace"]] == [0, 1]
+    assert state["trace"][1]["train_loss"] == pytest.approx(1 / 3)
+    assert state["trace"][1]["grad_norm"] == pytest.approx((0.3 + 0.4 + 0.5) / 3)
+
+
+def test_last_in_a_chain_it_is_the_one_that_sets_the_lr() -> None:
+    _, optimizer = one_weight(0.1)
+    other = torch.optim.lr_scheduler.LinearLR(optimizer, 0.1, 1.0, total_iters=2)
+    learned = MetaLR(optimizer, RuleController(lambda t, _: 2 + t % 2), total_epochs=4, config=NO_WARMUP)
+    chain = torch.optim.lr_scheduler.ChainedScheduler([other, learned])
+    lrs = []
+    for _ in range(4):
+        lrs.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        learned.observe(1.0)
+        chain.step()
+    expected = [0.1 * 7 / 8, 0.2 * 5 / 8, 0.1 * 3 / 8, 0.2 * 1 / 8]
+    assert lrs == pytest.approx(expected)
+
+
 @settings(max_examples=150, deadline=None)
 @given(
     st.lists(

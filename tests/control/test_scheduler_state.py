@@ -164,6 +164,7 @@ def test_a_state_of_version_1_goes_on() -> None:
 
 ADDED_IN_2 = {
     "num_stalls", "total_epochs", "steps_per_epoch", "window", "statistics", "history", "num_silent_epochs",
+    "setting",
 }  # fmt: skip
 
 

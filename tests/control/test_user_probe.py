@@ -4,6 +4,7 @@ import copy
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from control.controllers import RuleController
@@ -11,7 +12,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from metalr.config import ControlConfig, ProbeConfig
-from metalr.control import MetaLR, lr_range_test
+from metalr.control import FEATURE_NAMES, MetaLR, lr_range_test
 from metalr.control.user_probe import probe_model
 
 CONFIG = ProbeConfig(num_steps=12)
@@ -116,6 +117,45 @@ def test_metalr_starts_from_the_probe_whatever_the_users_lr() -> None:
         assert scheduler.last_decision.peak_lr == pytest.approx(state["reference_lr"])
         starts.append(scheduler.last_decision.peak_lr)
     assert starts[0] == pytest.approx(starts[1])
+
+
+def test_a_probed_run_goes_on_without_probing_again() -> None:
+    """What the probe's batches told of the task is in the state, and so is how many steps an epoch has."""
+
+    class Listening(RuleController):
+        heard: list[list[float]]
+
+        def step(self, state: Any, features_F: Any) -> Any:
+            self.heard.append(features_F.tolist())
+            return super().step(state, features_F)
+
+    heard = []
+    for stops in (False, True):
+        model, optimizer, loader = problem()
+        rule = Listening(lambda t, _: 2)
+        rule.heard = []
+        known = {"total_epochs": 4, "model": model, "config": ControlConfig(probe=CONFIG)}
+        scheduler = MetaLR(optimizer, rule, batches=loader, loss_fn=nn.CrossEntropyLoss(), **known)
+        for epoch in range(3):
+            if stops and epoch == 1:
+                state = scheduler.state_dict()
+                scheduler.close()
+                scheduler = MetaLR(optimizer, rule, **known)
+                rule.heard.pop()  # the first decision of the new one
+                for group, lr in zip(optimizer.param_groups, state["last_lr"], strict=True):
+                    group["lr"] = lr
+                scheduler.load_state_dict(state)
+            for inputs, labels in loader:
+                optimizer.zero_grad()
+                nn.functional.cross_entropy(model(inputs), labels).backward()
+                optimizer.step()
+            scheduler.step({"loss": 1.0 - 0.1 * epoch})
+        heard.append(rule.heard)
+    np.testing.assert_array_equal(heard[0], heard[1])
+    named = dict(zip(FEATURE_NAMES, heard[0][0], strict=True))
+    assert named["log_classes"] == pytest.approx(math.log(3))
+    assert named["log_batch_size"] == pytest.approx(math.log(16))
+    assert named["log_total_steps"] == pytest.approx(math.log(4 * 6))
 
 
 def test_respect_keeps_the_peak_near_the_users_own_lr() -> None:
