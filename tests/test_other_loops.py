@@ -150,7 +150,7 @@ def test_only_metalr_depends_on_the_controller(study: ModuleType) -> None:
 
 def test_the_study_asks_for_every_pair_once(study: ModuleType) -> None:
     asked = list(study.cells(range(6)))
-    assert len(asked) == len(set(asked)) == 6 * len(study.LOOPS) * 2 * (7 + 5 * 3)
+    assert len(asked) == len(set(asked)) == 6 * (len(study.LOOPS) * 2 * (7 + 5 * 3) + 4)
 
 
 def test_report_and_figure_of_a_small_study(study: ModuleType, reporting: ModuleType) -> None:
@@ -158,8 +158,8 @@ def test_report_and_figure_of_a_small_study(study: ModuleType, reporting: Module
     rows[-1]["warnings"] = ["something"]
     settings = {
         "controller": {"name": "rule", "sha256": "0"}, "seeds": [0, 1], "grids": {"sgd": [0.03]},
-        "starts": {"sgd": [0.03]}, "loops": {"tabular": study._described("tabular")}, "commit": None,
-        "versions": {"torch": torch.__version__}, "hardware": "none",
+        "longer_grids": {}, "starts": {"sgd": [0.03]}, "loops": {"tabular": study._described("tabular")},
+        "commit": None, "versions": {"torch": torch.__version__}, "hardware": "none",
     }  # fmt: skip
     summary = reporting.summary_of(settings, rows)
     assert json.loads(json.dumps(summary, allow_nan=False))["n"] == 2

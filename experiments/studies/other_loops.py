@@ -37,6 +37,8 @@ GRIDS = {
     "adamw": (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1),
 }
 """Where the cosine is tuned."""
+LONGER_GRIDS = {("autoencoder", "sgd"): (3.0, 10.0, 30.0, 100.0)}
+"""Appended where the best of the seven was the last one."""
 STARTS = {optimizer: (grid[0], grid[3], grid[6]) for optimizer, grid in GRIDS.items()}
 """The users' LRs: far too small as a rule, usual, far too large as a rule."""
 QUICK_EPOCHS, QUICK_SEEDS = 5, 2
@@ -58,6 +60,7 @@ def main() -> None:
         "controller": {"name": arguments.controller, "sha256": controller.sha256},
         "seeds": list(seeds),
         "grids": GRIDS,
+        "longer_grids": {f"{loop}, {optimizer}": lrs for (loop, optimizer), lrs in LONGER_GRIDS.items()},
         "starts": STARTS,
         "loops": {name: _described(name) for name in LOOPS},
         "commit": git_commit(),
@@ -91,7 +94,7 @@ def cells(seeds: range, *, quick: bool = False) -> Iterator[Cell]:
             for optimizer, grid in GRIDS.items():
                 starts = STARTS[optimizer]
                 for method in METHODS:
-                    lrs = grid if method == "cosine" else starts
+                    lrs = (*grid, *LONGER_GRIDS.get((name, optimizer), ())) if method == "cosine" else starts
                     for lr in starts[1:2] if quick else lrs:
                         yield Cell(name, optimizer, method, lr, seed, QUICK_EPOCHS if quick else loop.epochs)
 

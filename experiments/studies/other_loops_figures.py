@@ -58,5 +58,7 @@ def _curves(
 def _draw_panel(axes: Axes, curves: dict[str, list[float]]) -> None:
     for name, lrs in curves.items():
         dash = DASHES.get(name, "-")
-        axes.plot(range(1, len(lrs) + 1), lrs, color=COLORS[name], ls=dash, lw=1.4, label=name)
+        axes.plot(
+            range(1, len(lrs) + 1), lrs, color=COLORS[name], ls=dash, lw=1.4, marker=".", ms=3, label=name
+        )
     axes.set_yscale("log")

@@ -173,11 +173,13 @@ def _facts(summary: dict[str, Any]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in summary["versions"].items())
     starts = "; ".join(f"{name} {_list(lrs)}" for name, lrs in summary["starts"].items())
     grids = "; ".join(f"{name} {_list(lrs)}" for name, lrs in summary["grids"].items())
+    longer = "; ".join(f"{name} {_list(lrs)}" for name, lrs in summary["longer_grids"].items())
     lines = [
         "Loops: a plain torch loop each, SGD of momentum 0.9 or AdamW, torch's defaults beside.",
         f"The user's LRs, from which every method starts: {starts}. The tuned cosine is the one of lowest "
-        f"mean loss on `outer_valid` over the grid {grids}: seven trainings where every other method has one. "
-        "It is stepped every optimizer step down to 0. No other choice was made on these loops.",
+        f"mean loss on `outer_valid` over the grid {grids}: seven trainings where every other method has "
+        f"one, and more where the best of seven was the last ({longer}). It is stepped every optimizer step "
+        "down to 0. No other choice was made on these loops.",
         *(f"{method}: {words}." for method, words in METALR_METHODS.items()),
         "The probe's work (20 steps, and a forward pass after each, a third of a step) is taken out of the "
         "budget, rounded up to whole epochs: these trainings are shorter by that.",
