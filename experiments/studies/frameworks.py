@@ -38,10 +38,11 @@ from metalr.provenance import git_commit, hardware
 from metalr.training import package_versions
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
-REPEATS = 5
+REPEATS = 3
 NUM_EPOCHS = 6
 """What the examples train."""
 STOP_AFTER = 3
+COMMIT = git_commit()
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,6 @@ LOOPS = (
     Loop("ChainedScheduler", "sequential_and_chained", settings=(("outer_kind", "chained"),)),
     Loop("GradScaler, skipped steps", "gradient_scaler"),
     Loop("gradient accumulation", "gradient_accumulation"),
-    Loop("DDP, 2 processes (gloo)", "two_processes"),
     Loop("Lightning", "with_lightning", "lightning"),
     Loop("Hugging Face Trainer", "with_transformers", "transformers"),
     Loop("accelerate", "with_accelerate", "accelerate"),
@@ -74,6 +74,7 @@ LOOPS = (
     Loop("skorch", "with_skorch", "skorch"),
     Loop("fastai, its own optimizer", "with_fastai", "fastai"),
     Loop("fastai, torch's optimizer", "with_fastai", "fastai", (("optimizer_kind", "torch"),)),
+    Loop("DDP, 2 processes (gloo)", "two_processes"),
 )
 
 
@@ -233,30 +234,32 @@ def main() -> None:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")  # what the frameworks warn of is not the matter here
     started = time.perf_counter()
-    rows, missing = [], []
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    rows: list[Row] = []
+    missing: list[str] = []
     for loop in LOOPS:
-        if arguments.only and loop.name not in arguments.only:
-            continue
         try:
-            rows.append(measured(loop, EveryBitCounts()))
-            print(rows[-1], file=sys.stderr)
+            if not arguments.only or loop.name in arguments.only:
+                rows.append(measured(loop, EveryBitCounts()))
         except ImportError as error:
             missing.append(f"{loop.name}: {error}")
-    summary = {
+        summary = _summary(rows, missing) | {"wall_time_s": round(time.perf_counter() - started, 1)}
+        (arguments.out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
+        (arguments.out / "report.md").write_text(report(summary))
+    print(report(summary))
+
+
+def _summary(rows: list[Row], missing: list[str]) -> dict[str, Any]:
+    return {
         "rows": [asdict(row) | {"overhead_pct": row.overhead_pct} for row in rows],
         "left_out": missing,
         "n": REPEATS,
         "epochs": NUM_EPOCHS,
-        "commit": git_commit(),
+        "commit": COMMIT,
         "versions": package_versions(),
         "hardware": hardware("cpu"),
-        "load_average": os.getloadavg()[1],
-        "wall_time_s": round(time.perf_counter() - started, 1),
+        "load_average": os.getloadavg()[2],
     }
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    (arguments.out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
-    (arguments.out / "report.md").write_text(report(summary))
-    print(report(summary))
 
 
 def report(summary: dict[str, Any]) -> str:

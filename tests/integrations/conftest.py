@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -25,3 +26,17 @@ def frameworks(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 def without_load(monkeypatch: pytest.MonkeyPatch) -> None:
     """A scheduler that forgets what it should go on from."""
     monkeypatch.setattr(MetaLR, "load_state_dict", lambda self, state: None)
+
+
+@pytest.fixture
+def quiet_fastai() -> None:
+    """fastai, imported; that import alone warns of several deprecations that are not ours."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for module in (
+            "fastai.learner",
+            "fastai.callback.tracker",
+            "fastai.callback.schedule",
+            "fastai.metrics",
+        ):
+            import_module(module)

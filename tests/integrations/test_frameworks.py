@@ -27,10 +27,11 @@ LOOPS = {
 }
 SLOW = ("DDP", "fastai")
 WARNINGS = {
+    "fastai": ("ignore:numpy.core is deprecated:DeprecationWarning",),
     "lightning": (
         "ignore:.*LeafSpec:FutureWarning",
         "ignore:Checkpoint directory .* is not empty:UserWarning",
-    )
+    ),
 }
 """What a framework warns of by itself."""
 STEPPED_PER_EPOCH = ("ChainedScheduler", "Lightning", "accelerate", "timm", "skorch")
@@ -46,6 +47,12 @@ def cases(*names: str) -> list:
         marks += [pytest.mark.filterwarnings(warning) for warning in WARNINGS.get(LOOPS[name], ())]
         found.append(pytest.param(name, marks=marks))
     return found
+
+
+@pytest.fixture(autouse=True)
+def quiet(request: pytest.FixtureRequest) -> None:
+    if "fastai" in request.node.name and find_spec("fastai"):
+        request.getfixturevalue("quiet_fastai")
 
 
 def loop_of(frameworks: ModuleType, name: str):
