@@ -149,6 +149,7 @@ def test_workers_make_the_same_bits_as_this_process(
         assert (tmp_path / "meta_data" / "smoke" / table.name).read_bytes() == table.read_bytes()
 
 
+@pytest.mark.timeout(300)
 def test_every_stage_and_training_speaks_to_wandb_and_the_local_records_agree(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -123,6 +123,7 @@ def test_a_second_push_completes_one_that_was_killed(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_a_push_that_is_killed_outright_is_completed_by_the_next(
     records: list[RunRecord], tmp_path: Path
 ) -> None:

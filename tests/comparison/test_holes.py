@@ -49,6 +49,7 @@ def values_of(chances: tuple[float, float, float], seed: int) -> Callable[[RunSp
     return value
 
 
+@pytest.mark.timeout(300)
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     methods=st.sets(st.sampled_from(METHODS), min_size=1),
