@@ -4,7 +4,7 @@
 
 Runs each example of `experiments/examples/` whole, and again in two halves through that framework's own
 checkpoint, under a controller whose choice depends on every bit of what it sees. What the scheduler costs is
-timed within: its calls and its hooks. One thread; about 5 minutes. What is not installed is left out.
+timed within: its calls and its hooks. One thread; 3 to 10 minutes. What is not installed is left out.
 """
 
 from __future__ import annotations
@@ -89,9 +89,9 @@ class Row:
     resume_equal: bool
     """Weights, the LR of every step, and the scheduler's state, bit by bit."""
     epoch_ms: float | None = None
-    """Median of a whole training's time over its epochs, validation, checkpoints and framework included."""
+    """CPU time of a whole training over its epochs: validation, checkpoints, framework; median of repeats."""
     scheduler_ms: float | None = None
-    """Median time in the scheduler's calls and hooks, per epoch."""
+    """CPU time in the scheduler's calls and hooks an epoch; median of repeats."""
 
     @property
     def overhead_pct(self) -> float | None:
@@ -136,7 +136,7 @@ def _are_equal(undisturbed: Any, resumed: Any) -> bool:
 
 
 class Stopwatch:
-    """Seconds spent in what it wraps; a call within a call counts once."""
+    """CPU seconds spent in what it wraps; a call within a call counts once."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
@@ -149,12 +149,12 @@ class Stopwatch:
         def timed(*args: Any, **kwargs: Any) -> Any:
             if self._is_running:
                 return function(*args, **kwargs)
-            self._is_running, started = True, time.perf_counter()
+            self._is_running, started = True, time.process_time()
             try:
                 return function(*args, **kwargs)
             finally:
                 self._is_running = False
-                self.seconds += time.perf_counter() - started
+                self.seconds += time.process_time() - started
 
         return timed
 
@@ -211,12 +211,12 @@ def measured(loop: Loop, controller: Any) -> Row:
     if "processes" in loop.name:  # its time is that of starting them
         return row
     train = loop.load()
-    totals, parts = [], []
+    totals, parts = [], []  # CPU seconds: the clock also counts what else the machine does
     for _ in range(REPEATS):
         with TemporaryDirectory() as folder, scheduler_timed() as watch:
-            started = time.perf_counter()
+            started = time.process_time()
             train(Path(folder), controller)
-            totals.append(time.perf_counter() - started)
+            totals.append(time.process_time() - started)
             parts.append(watch.seconds)
     return replace(row, epoch_ms=_median_ms(totals), scheduler_ms=_median_ms(parts))
 
@@ -270,7 +270,7 @@ def report(summary: dict[str, Any]) -> str:
         "An MLP of 64-32-10 on scikit-learn's digits, 44 batches of 32 an epoch, "
         f"{summary['epochs']} epochs. Each training once whole, and once in two halves through the "
         "framework's own checkpoint; a resume is equal where the weights, the LR of every step and the "
-        f"scheduler's state are, bit by bit. Times: median of n = {summary['n']} whole trainings. "
+        f"scheduler's state are, bit by bit. CPU time: median of n = {summary['n']} whole trainings. "
         f"{summary['hardware']}, one thread, load average "
         f"{summary['load_average']:.1f}; torch {summary['versions']['torch']}; commit {summary['commit']}.",
         "",
