@@ -73,13 +73,18 @@ def _run_stage(
 
 
 @app.command()
-def metadataset(arguments: Arguments = None) -> None:
+def metadataset(
+    arguments: Arguments = None,
+    as_is: Annotated[
+        bool, typer.Option("--as-is", help="Train nothing: write it from the runs that are finished.")
+    ] = False,
+) -> None:
     """Run and fork baseline trainings; write the meta-dataset and its card."""
 
     def stage(config: ExperimentConfig, display: Display) -> Path:
         from metalr import stages
 
-        return stages.metadataset(config, display)
+        return stages.metadataset(config, display, as_is=as_is)
 
     _run_stage(arguments, stage)
 

@@ -20,6 +20,7 @@ from metalr.control import FEATURE_NAMES
 from metalr.display import Display
 from metalr.harvest.meta_dataset import MetaDataset, build_meta_dataset, load_meta_dataset, save_meta_dataset
 from metalr.harvest.plan import plan_trunks, resolved_device
+from metalr.harvest.refresh import refreshed
 from metalr.learning.controller import save_controller
 from metalr.learning.examples import Examples, make_examples
 from metalr.learning.fitting import Fit, fit, num_passes
@@ -69,25 +70,51 @@ def _folders(config: ExperimentConfig) -> _Folders:
     )
 
 
-def metadataset(config: ExperimentConfig, display: Display) -> Path:
-    """Harvest the runs that are missing and write the meta-dataset; returns its card's path."""
+def metadataset(config: ExperimentConfig, display: Display, *, as_is: bool = False) -> Path:
+    """Harvest the runs that are missing and write the meta-dataset; returns its card's path.
+
+    With `as_is` nothing is trained: it is written from the runs that are finished, and its card names the
+    others; such a meta-dataset then counts as there.
+
+    Raises ArtifactError with `as_is` where no planned run is finished.
+    """
     folder = _folders(config).meta_dataset
     specs = plan_trunks(config, partial(data_digest, config))
     settings = harvest_settings(config, specs)
     card = folder / "card.json"
-    if card.is_file() and read_json(card).get("settings") == settings:
-        display.announce(f"Meta-dataset: {len(specs)} runs, there already: {folder}")
+    if not as_is and card.is_file() and _without_unfinished(read_json(card).get("settings")) == settings:
+        display.announce(
+            f"Meta-dataset: {_planned(read_json(card)['settings'], specs)}, there already: {folder}"
+        )
         return card
     tracker = start_stage_tracking(config, "metadataset")
     store, mirror = RunStore(config.store), TrainingMirror(config)
+    if as_is:
+        left = [spec for spec in specs if not store.is_finished(spec.run_id)]
+        if len(left) == len(specs):
+            raise ArtifactError(f"none of the {len(specs)} planned runs is finished in {config.store}")
+        settings |= {"unfinished": sorted(spec.run_id for spec in left)} if left else {}
+        specs = [spec for spec in specs if spec not in left]
     finish_runs(config, specs, {}, display, "Harvest", lambda job: mirror.add(job.spec.run_id))
     mirror.close(display)
-    dataset = build_meta_dataset([store.load(spec.run_id) for spec in specs], FEATURE_NAMES, settings)
+    records = [refreshed(store.load(spec.run_id)) for spec in specs]
+    dataset = build_meta_dataset(records, FEATURE_NAMES, settings)
     card = save_meta_dataset(dataset, folder)
     log_meta_dataset(tracker, config, folder)
     tracker.finish()
     display.announce(f"Meta-dataset: {_counts(dataset)}: {folder}")
     return card
+
+
+def _without_unfinished(settings: dict[str, Any] | None) -> dict[str, Any]:
+    return {key: value for key, value in (settings or {}).items() if key != "unfinished"}
+
+
+def _planned(settings: dict[str, Any], specs: Sequence[RunSpec]) -> str:
+    unfinished_runs = len(settings.get("unfinished", []))
+    if not unfinished_runs:
+        return f"{len(specs)} runs"
+    return f"{len(specs) - unfinished_runs} of {len(specs)} planned runs (the others were left out)"
 
 
 def harvest_settings(config: ExperimentConfig, specs: Sequence[RunSpec]) -> dict[str, Any]:

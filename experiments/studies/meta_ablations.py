@@ -169,8 +169,8 @@ def report_of(summary: dict[str, Any]) -> str:
         f"Single decisions on {summary['num_forks']} forks of {summary['num_tasks']} tasks of the "
         f"meta-dataset `{summary['meta_dataset']}`, each judged by an ensemble that saw no fork of its task "
         f"({summary['num_folds']} folds). Regret: final `outer_valid` loss of the decision's branch, read "
-        "between the candidates, minus that of the best candidate, nats. Difference: to the full MLP, mean over "
-        "tasks, with the 95 % bootstrap interval over tasks.",
+        "between the candidates, minus that of the best candidate, nats. Difference: to the full MLP, mean "
+        "over tasks, with the 95 % bootstrap interval over tasks.",
         "",
         "| arm | mean regret | worst task | difference | 95 % |",
         "|---|---|---|---|---|",
@@ -183,8 +183,9 @@ def report_of(summary: dict[str, Any]) -> str:
         )
     lines += [
         "",
-        "`rule: ...` learn nothing but a constant: keep the run's LR; the best LR for all; the best multiple of "
-        "the probe's reference for all (the anchor alone); the LR with the best next epoch, followed exactly.",
+        "`rule: ...` learn nothing but a constant: keep the run's LR; the best LR for all; the best multiple "
+        "of the probe's reference for all (the anchor alone); the LR with the best next epoch, followed "
+        "exactly.",
         "",
         f"{summary['hardware']}; commit {summary['commit']}; torch {summary['versions']['torch']}.",
     ]

@@ -163,7 +163,7 @@ candidates.
 * The best of a few candidates: in {forks_best_at_edge} of {forks} forks the smallest or the largest one won,
   so the optimum may lie outside.
 * Rows of one run, and runs of one group, are not independent of each other.
-* It covers the datasets, networks and budgets above and says nothing certain of others.
+* It covers the datasets, networks and budgets above and says nothing certain of others.{left_out}
 
 ## Licence
 
@@ -190,8 +190,17 @@ def render_card(card: Mapping[str, Any]) -> str:
         breakdown="".join(_breakdown_table(key, parts) for key, parts in card["breakdown"].items()),
         columns="\n".join(_columns_table(name, described) for name, described in card["columns"].items()),
         datasets=", ".join(card["breakdown"]["dataset"]),
+        left_out=_left_out(card["settings"].get("unfinished", [])),
         hashes=_table(["of", "SHA-256"], hashes)
         + f"\nThe runs were made with {versions or 'unknown versions'}.\n",
+    )
+
+
+def _left_out(run_ids: Sequence[str]) -> str:
+    if not run_ids:
+        return ""
+    return (
+        f"\n* {len(run_ids)} planned runs were not finished when it was written, the dearest ones among them."
     )
 
 

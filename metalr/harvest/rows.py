@@ -103,15 +103,18 @@ def _fork_values(record: RunRecord, fork: dict[str, Any], current_peak_lr: float
 def _check_plan(record: RunRecord) -> None:
     """Refuse forks that are not exactly the planned ones, up to where the trunk diverged."""
     plan, end = record.spec.forks, record.result.get("diverged_epoch")
-    planned = {
-        (epoch, candidate): factor
+    planned = [
+        (epoch, candidate)
         for epoch in (plan.epochs if plan else [])
-        for candidate, factor in enumerate(plan.peak_factors if plan else [])
+        for candidate in range(len(plan.peak_factors) if plan else 0)
         if end is None or epoch < end
-    }
+    ]
     done = [(fork["epoch"], fork["candidate"]) for fork in record.forks]
     if sorted(done) != sorted(planned):
         raise ArtifactError(f"its forks are not those of its plan ({len(done)} of {len(planned)} candidates)")
+    reference = record.rows[0]["probe"]["reference_lr"]
     for fork in record.forks:
-        if not math.isclose(fork["factor"], planned[fork["epoch"], fork["candidate"]], rel_tol=1e-9):
-            raise ArtifactError(f"factor {fork['factor']} of candidate {fork['candidate']} is not as planned")
+        if not math.isclose(fork["factor"] * reference, fork["peak_lr"], rel_tol=1e-6):
+            raise ArtifactError(
+                f"factor {fork['factor']} of candidate {fork['candidate']} is not its peak over the reference"
+            )

@@ -28,6 +28,8 @@ __all__ = [
 
 REGRET_FLOOR = 0.01
 """Regrets are learned as log(regret + this), nats: differences below it are noise of the labels."""
+ROUNDING = 1e-9
+"""How far sums of logs may be off in their last bits."""
 TASK_COLUMNS = (
     "dataset", "network", "width", "image_size", "label_noise", "optimizer", "batch_size", "momentum",
     "nesterov", "weight_decay", "label_smoothing",
@@ -82,8 +84,12 @@ def joined(first: Examples, second: Examples) -> Examples:
 def make_examples(dataset: MetaDataset) -> Examples:
     """The forks of a meta-dataset as arrays, in the order of (run, epoch).
 
+    Candidates lie at the multiples of the reference LR that most forks have; a fork with others is read
+    between its own, has no regret (NaN) outside, and is left out where fewer than three remain. A regret
+    counts up to the loss of guessing: a network that errs with confidence is worse only by name.
+
     Raises:
-        ArtifactError: no fork, or forks with different candidates.
+        ArtifactError: no fork, forks with different numbers of candidates, or nothing but divergence.
     """
     if dataset.forks.empty:
         raise ArtifactError("the meta-dataset has no fork to learn from; harvest more runs")
@@ -99,26 +105,52 @@ def make_examples(dataset: MetaDataset) -> Examples:
     forks = [rows for rows in forks if rows["final_loss"].notna().any()]
     if not forks:
         raise ArtifactError("every candidate of every fork diverged: the harvest's LRs are all too high")
-    offsets_EK = np.log(_values(forks, "factor"))
-    if not np.allclose(offsets_EK, offsets_EK[0]):
+    if len({len(rows) for rows in forks}) > 1:
         raise ArtifactError(
             "the forks of this meta-dataset have different candidates; harvest them with one recipe"
         )
+    offsets_EK = np.log(_values(forks, "factor"))
+    log_offsets_K = _most_frequent(offsets_EK)
     traces_ETF = np.stack([_padded(traces[str(rows["run_id"].iloc[0])], longest) for rows in forks])
+    log_classes_E = traces_ETF[:, 0, FEATURE_NAMES.index("log_classes")]
     best_E = np.nanmin(_values(forks, "final_loss"), axis=1)
-    return Examples(
+
+    def read(column: str, loss: str) -> np.ndarray:
+        lowest_E = np.nanmin(
+            _values(forks, loss), axis=1, initial=np.inf, where=~np.isnan(_values(forks, loss))
+        )
+        most_E = np.maximum(log_classes_E - np.where(np.isfinite(lowest_E), lowest_E, 0.0), 0.1)
+        capped_EK = np.minimum(_values(forks, column), most_E[:, None])
+        return _read_at(log_offsets_K, offsets_EK, capped_EK)
+
+    examples = Examples(
         traces_ETF=traces_ETF,
         positions_E=_values(forks, "epoch")[:, 0].astype(int),
         groups_E=np.array([group_of[str(rows["run_id"].iloc[0])] for rows in forks]),
-        log_offsets_K=offsets_EK[0],
-        regrets_EK=_values(forks, "regret"),
-        next_regrets_EK=_values(forks, "next_regret"),
-        log_best_loss_E=np.log(
-            np.maximum(best_E, 1e-6) / traces_ETF[:, 0, FEATURE_NAMES.index("log_classes")]
-        ),
+        log_offsets_K=log_offsets_K,
+        regrets_EK=read("regret", "final_loss"),
+        next_regrets_EK=read("next_regret", "next_loss"),
+        log_best_loss_E=np.log(np.maximum(best_E, 1e-6) / log_classes_E),
         log_reference_E=np.log(_values(forks, "peak_lr")[:, 0]) - offsets_EK[:, 0],
         log_current_E=np.log(_values(forks, "current_peak_lr")[:, 0]),
     )
+    return examples.subset((~np.isnan(examples.regrets_EK)).sum(axis=1) >= 3)
+
+
+def _most_frequent(offsets_EK: np.ndarray) -> np.ndarray:
+    rows, counts = np.unique(offsets_EK.round(6), axis=0, return_counts=True)
+    chosen = rows[counts.argmax()]
+    first = int(np.flatnonzero((offsets_EK.round(6) == chosen).all(axis=1))[0])
+    return np.array(offsets_EK[first])
+
+
+def _read_at(log_offsets_K: np.ndarray, own_EK: np.ndarray, curves_EK: np.ndarray) -> np.ndarray:
+    """Each curve, known at its own offsets, at the common ones: linear in log LR, NaN outside."""
+    read_EK = np.stack(
+        [np.interp(log_offsets_K, own_K, curve) for own_K, curve in zip(own_EK, curves_EK, strict=True)]
+    )
+    low_E1, high_E1 = own_EK[:, :1] - ROUNDING, own_EK[:, -1:] + ROUNDING
+    return np.where((log_offsets_K >= low_E1) & (log_offsets_K <= high_E1), read_EK, np.nan)
 
 
 def _groups(transitions: pd.DataFrame) -> dict[str, str]:
@@ -156,12 +188,12 @@ def rereferenced(examples: Examples, log_reference_E: np.ndarray) -> Examples:
     traces_ETF = examples.traces_ETF.copy()
     shift_E = log_reference_E - examples.log_reference_E
     traces_ETF[:, :, FEATURE_NAMES.index("log_peak_over_reference")] -= shift_E[:, None]
-    known = examples.log_offsets_K
+    own_EK = examples.log_offsets_K - shift_E[:, None]
     return replace(
         examples,
         traces_ETF=traces_ETF,
-        regrets_EK=_shifted(examples.regrets_EK, known, shift_E),
-        next_regrets_EK=_shifted(examples.next_regrets_EK, known, shift_E),
+        regrets_EK=_read_at(examples.log_offsets_K, own_EK, examples.regrets_EK),
+        next_regrets_EK=_read_at(examples.log_offsets_K, own_EK, examples.next_regrets_EK),
         log_reference_E=log_reference_E,
     )
 
@@ -175,16 +207,6 @@ def _log_usual_lr(features_F: np.ndarray) -> float:
     log_rest = value("log_one_minus_momentum")
     momentum = None if log_rest is None else 1.0 - float(np.exp(log_rest))
     return float(np.log(usual_lr(scales, averages, momentum)))
-
-
-def _shifted(curves_EK: np.ndarray, log_offsets_K: np.ndarray, shift_E: np.ndarray) -> np.ndarray:
-    """The curves read at offsets moved by `shift_E`, linear in log LR, NaN outside what is known."""
-    low, high = log_offsets_K[0] - 1e-9, log_offsets_K[-1] + 1e-9  # sums of logs are off in their last bits
-    at_EK = log_offsets_K + shift_E[:, None]
-    read_EK = np.stack(
-        [np.interp(at_K, log_offsets_K, curve) for at_K, curve in zip(at_EK, curves_EK, strict=True)]
-    )
-    return np.where((at_EK >= low) & (at_EK <= high), read_EK, np.nan)
 
 
 def _values(forks: list[pd.DataFrame], column: str) -> np.ndarray:
@@ -217,11 +239,12 @@ def fold_of_groups(groups_E: np.ndarray, num_folds: int, seed: int) -> np.ndarra
 
 
 def regret_at(examples: Examples, log_peaks_E: np.ndarray) -> np.ndarray:
-    """The final regret (E,) of choosing these peaks: linear in log LR, held outside the candidates."""
-    offsets = log_peaks_E - examples.log_reference_E
+    """The final regret (E,) of choosing these peaks: linear in log LR, held outside the known candidates."""
+    offsets_E = log_peaks_E - examples.log_reference_E
+    known_EK = ~np.isnan(examples.regrets_EK)
     return np.array(
         [
-            np.interp(offset, examples.log_offsets_K, curve)
-            for offset, curve in zip(offsets, examples.regrets_EK, strict=True)
+            np.interp(offset, examples.log_offsets_K[known_K], curve_K[known_K])
+            for offset, curve_K, known_K in zip(offsets_E, examples.regrets_EK, known_EK, strict=True)
         ]
     )

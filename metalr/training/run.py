@@ -10,6 +10,7 @@ import math
 import platform
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -124,7 +125,7 @@ def _record_start(live: LiveRun) -> None:
         "time/control_s": live.start_s,
     }
     if live.spec.forks is not None:
-        row["features"] = live.features()
+        row |= {"setting": asdict(live.setting), "features": live.features()}
     append_json_line(live.folder / "metrics.jsonl", row)
 
 
