@@ -282,7 +282,7 @@ def report(summary: dict[str, Any]) -> str:
         cells += ["yes" if row["resume_equal"] else "**no**"]
         cells += ["-"] * 3 if row["epoch_ms"] is None else _times(row)
         lines.append(f"| {' | '.join(map(str, cells))} |")
-    lines += ["", "The steps here are of some 0.2 ms, so that the scheduler's part is the largest it can be."]
+    lines += ["", "A step of this network takes about 1 ms: larger ones leave the scheduler a smaller part."]
     lines += [f"Left out: {name}." for name in summary["left_out"]]
     return "\n".join(lines) + "\n"
 
