@@ -6,7 +6,7 @@ A language model, a tabular network, an autoencoder, a fine-tuning run with froz
 LRs, a regression, and a CNN without normalisation: each with SGD of momentum 0.9 and with AdamW. `MetaLR` is
 used with a probe, in three lines, without a known budget, and without a validation loss. What the networks
 learn from ships with Python and scikit-learn. Finished trainings are kept under --runs, so that the study
-goes on where it was stopped; `--quick` tries everything out in a minute or two.
+goes on where it was stopped. About 20 minutes on two idle cores; `--quick` tries everything out in one.
 """
 
 from __future__ import annotations
