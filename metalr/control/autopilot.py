@@ -93,7 +93,7 @@ class Autopilot:
         decision, course = self.decision, self.around.course
         wish = decision.proposed_peak_lr
         why = decision.reason if wish is None else f"{decision.reason}; the controller asked for {wish:.3g}"
-        source = "from the probe" if self.state.probe else "the optimizer's own"
+        source = "from the probe" if self.state.probe else "usual for this optimizer"
         return (
             f"LR {lr:.3g}: peak LR {decision.peak_lr:.3g} x height {course.height(unit):.3g} of the "
             f"{course.shape} anchor\n"

@@ -11,7 +11,7 @@ from typing import Any
 from metalr.config import ControlConfig
 from metalr.control.decision import Controller, Decision, best_offset
 from metalr.control.envelope import bounded_peak, has_exploded, has_stalled
-from metalr.control.features import feature_row
+from metalr.control.features import feature_row, reference_lr
 from metalr.control.observation import Observation, Setting
 from metalr.control.probe import ProbeCurve
 
@@ -40,6 +40,7 @@ class LawState:
     peak: float | None = None
     """The equivalent peak in force; None before the first decision."""
     first_peak: float | None = None
+    """The controller's first; later ones may leave it only so far."""
     scale: float = 1.0
     """Product of all backoffs."""
     num_rollbacks: int = 0
@@ -91,11 +92,20 @@ class ControlLaw:
     config: ControlConfig
     """Its `min_lr` and `max_lr` bound the equivalent peak."""
 
-    def start(self, reference_lr: float, probe: ProbeCurve | None, setting: Setting) -> LawState:
-        """The state with the decision before the first epoch."""
-        state = LawState(reference_lr, probe, self.controller.initial_state())
+    def start(self, own_lr: float, probe: ProbeCurve | None, setting: Setting) -> LawState:
+        """The state with the decision before the first epoch: the controller's, or without a probe `own_lr`.
+
+        Without a probe the controller knows nothing yet; what it first wishes after an epoch takes the place
+        of the first decision that later ones are held near.
+        """
+        state = LawState(reference_lr(setting, probe), probe, self.controller.initial_state())
         first = Observation(epoch=0, train_loss=probe.initial_loss if probe else None)
-        return self.decide(state, first, setting, can_restore=False)
+        decided = self.decide(state, first, setting, can_restore=False)
+        if probe is not None:
+            return decided
+        peak = min(max(own_lr, self.config.min_lr), self.config.max_lr)
+        decision = Decision(0, None, peak, "the optimizer's own LR")
+        return replace(decided, peak=peak, first_peak=None, num_holds=0, decision=decision)
 
     def decide(
         self, state: LawState, observation: Observation, setting: Setting, *, can_restore: bool
@@ -128,12 +138,17 @@ class ControlLaw:
         if is_held and state.num_holds == 0:
             logging.getLogger(__name__).warning("the controller proposed %s; the LR is held", proposed)
         kept = None if is_held else proposed
+        first_peak = state.first_peak
+        if first_peak is None:
+            # Rising slowly from the optimizer's own LR must not tie the later peaks to it.
+            wish = peak if is_held else bounded_peak(proposed, None, None, self.config)[0]
+            first_peak = peak if state.peak is None else wish / state.scale
         return replace(
             state,
             trace=trace,
             memory=memory,
             peak=peak,
-            first_peak=peak if state.first_peak is None else state.first_peak,
+            first_peak=first_peak,
             num_holds=state.num_holds + is_held,
             decision=Decision(observation.epoch, kept, peak, bound or "controller"),
         )

@@ -65,7 +65,7 @@ class MetaLR(LRScheduler):
         steps_per_epoch: How many times `step` is called an epoch.
         setting: What else is known of the training; made from the other arguments where not given.
         probe: Curve of an LR range test on this model (`metalr.control.probe.lr_range_test`). Without it
-            the initial LR is the reference that candidates are relative to.
+            training starts from the optimizer's own LR.
         model: Where given, an exploded epoch is rolled back: weights, buffers and optimizer state return
             to the last good observation.
         batches: With it and `loss_fn`, `model` is probed now (`metalr.control.user_probe.probe_model`); leave
@@ -130,7 +130,7 @@ class MetaLR(LRScheduler):
             is_shared=is_shared,
             warns_of_silence=gather,
         )
-        start = law.start(probe.reference_lr if probe else own_lr, probe, described)
+        start = law.start(own_lr, probe, described)
         self._autopilot = Autopilot(law, around, described, start)
         super().__init__(optimizer, last_epoch)
 

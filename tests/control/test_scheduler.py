@@ -21,7 +21,7 @@ NO_WARMUP = ControlConfig(anchor="linear", warmup_fraction=0.0, max_rise=100.0)
 def one_weight(lr: float = 0.1) -> tuple[nn.Linear, torch.optim.SGD]:
     model = nn.Linear(1, 1, bias=False)
     nn.init.constant_(model.weight, 1.0)
-    return model, torch.optim.SGD(model.parameters(), lr=lr)
+    return model, torch.optim.SGD(model.parameters(), lr=lr, momentum=2 / 3)  # whose usual LR is 0.1
 
 
 def run_epochs(scheduler: MetaLR, optimizer: torch.optim.Optimizer, losses: list[float]) -> list[float]:
@@ -85,7 +85,7 @@ def test_parameter_groups_keep_their_ratios() -> None:
 def test_a_tensor_lr_is_filled_in_place() -> None:
     parameter = nn.Parameter(torch.ones(1))
     lr = torch.tensor(0.1)
-    optimizer = torch.optim.SGD([parameter], lr=lr, foreach=False)
+    optimizer = torch.optim.SGD([parameter], lr=lr, momentum=2 / 3, foreach=False)
     held = optimizer.param_groups[0]["lr"]
     scheduler = MetaLR(optimizer, RuleController(lambda t, _: 2), total_epochs=2, config=NO_WARMUP)
     optimizer.step()
@@ -158,8 +158,11 @@ def test_without_a_model_an_explosion_still_halves_the_lr() -> None:
     assert model.weight.item() == 1.0
 
 
-def make(rule_name: str = "rule", lr: float = 0.1) -> tuple[nn.Linear, torch.optim.SGD, MetaLR]:
+def make(
+    rule_name: str = "rule", lr: float = 0.1, momentum: float = 2 / 3
+) -> tuple[nn.Linear, torch.optim.SGD, MetaLR]:
     model, optimizer = one_weight(lr)
+    optimizer.param_groups[0]["momentum"] = momentum
     rule = RuleController(lambda t, features: (t * 2 + 1) % 5, rule_name)
     return model, optimizer, MetaLR(optimizer, rule, total_epochs=8, model=model)
 
@@ -197,7 +200,7 @@ def test_a_resumed_scheduler_goes_on_bit_for_bit(done: int) -> None:
 def test_no_field_of_the_state_can_be_spared(field: str) -> None:
     """Resetting any one field to a fresh scheduler's must show."""
     optimizer_state, state = saved_after(4)
-    _, _, fresh = make(lr=0.123)
+    _, _, fresh = make(lr=0.123, momentum=0.5)
     spoiled = state | {field: fresh.state_dict()[field]}
     assert spoiled[field] != state[field]
     if field == "num_rollbacks":
@@ -257,6 +260,18 @@ def test_warm_up_by_another_schedule_leads_into_metalr() -> None:
             sequence.step()
     assert lrs[0] == pytest.approx(0.01)
     assert lrs[2] == pytest.approx(0.1 * 5 / 6)
+
+
+def test_without_a_probe_it_starts_from_the_users_lr_and_travels_to_what_the_controller_wishes() -> None:
+    """Up by the rise limit an epoch, and not held near the user's LR by the bound on corrections."""
+    _, optimizer = one_weight(1e-4)
+    config = ControlConfig(anchor="constant", warmup_fraction=0.0)
+    wishes = [4, 2, 2, 2, 2, 2, 2, 2, 4, 4, 0, 0, 0]  # 4, 1 and 1/4 of the usual 0.1; the first is not heard
+    scheduler = MetaLR(optimizer, RuleController(lambda t, _: wishes[t]), total_epochs=20, config=config)
+    lrs = run_epochs(scheduler, optimizer, [1.0] * 12)
+    assert lrs[:7] == pytest.approx([1e-4 * 3**k for k in range(7)])
+    assert lrs[7:] == pytest.approx([0.1, 0.3, 0.37, 0.1 / 3.7, 0.1 / 3.7])
+    assert "usual for this optimizer" in scheduler.explain()
 
 
 class Sequence:

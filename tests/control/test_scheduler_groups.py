@@ -12,7 +12,7 @@ from control.controllers import RuleController
 from torch import nn
 
 from metalr.config import ControlConfig
-from metalr.control import MetaLR
+from metalr.control import MetaLR, Setting
 
 FLAT = ControlConfig(anchor="constant", warmup_fraction=0.0, max_rise=100.0, correction_bound=100.0)
 
@@ -21,10 +21,9 @@ def rule() -> RuleController:
     return RuleController(lambda t, _: [2, 3, 4, 1, 0][t % 5])  # 1, 2, 4, 1/2, 1/4 of the reference
 
 
-def groups_at(*lrs: float, **more: Any) -> torch.optim.Optimizer:
-    return torch.optim.SGD(
-        [{"params": [nn.Parameter(torch.ones(1))], "lr": lr, **more} for lr in lrs], lr=1.0
-    )
+def groups_at(*lrs: float) -> torch.optim.Optimizer:
+    groups = [{"params": [nn.Parameter(torch.ones(1))], "lr": lr} for lr in lrs]
+    return torch.optim.SGD(groups, lr=1.0, momentum=2 / 3)  # whose usual LR is 0.1
 
 
 def lrs_of(optimizer: torch.optim.Optimizer) -> list[float]:
@@ -127,7 +126,8 @@ def test_every_optimizer_trains_under_it_and_is_measured(name: str) -> None:
     weights = parameters()
     optimizer = OPTIMIZERS[name](weights)
     held = optimizer.param_groups[0]["lr"]
-    scheduler = MetaLR(optimizer, rule(), total_epochs=6, config=FLAT)
+    setting = Setting(6, momentum=29 / 30)  # of which 0.01 is the usual LR
+    scheduler = MetaLR(optimizer, rule(), total_epochs=6, setting=setting, config=FLAT)
     lrs = []
     for epoch in range(5):
         lrs.append(float(optimizer.param_groups[0]["lr"]))

@@ -16,7 +16,7 @@ FLAT = ControlConfig(anchor="constant", warmup_fraction=0.0, max_rise=100.0)
 
 
 def trained(losses: list[float | None]) -> MetaLR:
-    optimizer = torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=0.1)
+    optimizer = torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=0.1, momentum=2 / 3)
     scheduler = MetaLR(optimizer, RuleController(lambda t, _: 2), total_epochs=9, config=FLAT)
     for loss in losses:
         optimizer.step()
