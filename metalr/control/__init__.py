@@ -3,8 +3,9 @@
 Reading order: `anchor` (the shape), `observation` and `features` (what is seen), `ramp` and `undo` (trial
 steps on a rising LR, and how they are taken back), `probe` (both of them, before the first epoch), `finder`
 and `finder_rules` (the same for anyone's model), `decision` (from a prediction to a peak), `envelope` (the
-bounds), `scheduler` (all of it as a torch scheduler), `schedules` (the hand schedules by name; it lists the
-modules behind it).
+bounds), `law` (one decision, pure), `metrics` and `step_statistics` (what a loop shows), `autopilot` and
+`scheduler` (all of it as a torch scheduler), `schedules` (the hand schedules by name; it lists the modules
+behind it).
 """
 
 from metalr.control.anchor import Anchor, anchor_for, averages_iterates, scales_gradients

@@ -81,7 +81,7 @@ def test_three_hundred_sequences(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(3600)
 @settings(max_examples=10_000, deadline=None)
 @given(*ARGUMENTS)
 def test_ten_thousand_sequences(
