@@ -148,7 +148,7 @@ def _run_missing(
         context.Pool(arguments.workers, _start_worker, (arguments.controller,)) as pool,
     ):
         kept.write("\n")  # ends a torn line
-        for number, row in enumerate(pool.imap_unordered(_train, missing, chunksize=2), start=1):
+        for number, row in enumerate(pool.imap_unordered(_train, missing), start=1):
             rows[row["key"]] = row
             kept.write(json.dumps(row) + "\n")
             kept.flush()
