@@ -98,7 +98,7 @@ def _harvest_cost(meta_dataset: Path, store: RunStore) -> dict[str, Any] | None:
 
 
 def _meta_training(controllers: Path) -> dict[str, Any] | None:
-    cards = [read_json(path) for path in sorted(controllers.glob("*.json"))]
+    cards = [read_json(path.with_suffix(".json")) for path in sorted(controllers.glob("*.safetensors"))]
     return {
-        card["name"]: {"held_out": card["held_out"], "wall_s": card["wall_time_s"]} for card in cards
+        card["name"]: {"held_out": card["held_out"], "wall_s": card.get("wall_time_s")} for card in cards
     } or None

@@ -21,10 +21,10 @@ from metalr.display import Display
 from metalr.harvest.meta_dataset import MetaDataset, build_meta_dataset, load_meta_dataset, save_meta_dataset
 from metalr.harvest.plan import plan_trunks, resolved_device
 from metalr.harvest.refresh import refreshed
-from metalr.learning.controller import save_controller
+from metalr.learning.controller import save_controller, shipped_controllers
 from metalr.learning.examples import Examples, make_examples
 from metalr.learning.fitting import Fit, fit, num_passes
-from metalr.learning.shipping import architecture, build_shipped
+from metalr.learning.shipping import PRETRAINED, architecture, build_shipped
 from metalr.provenance import git_commit, provenance
 from metalr.runs import data_digest, finish_runs, unfinished
 from metalr.training import (
@@ -133,7 +133,10 @@ def train_meta(config: ExperimentConfig, display: Display) -> list[Path]:
     metadataset(config, display)
     folders = _folders(config)
     dataset = load_meta_dataset(folders.meta_dataset)
-    made_from = {"meta_dataset_digest": dataset.card["digest"], "meta": config.meta.model_dump(mode="json")}
+    made_from = {
+        "meta_dataset_digest": dataset.card["digest"],
+        "meta": config.meta.model_dump(mode="json", exclude={"source"}),
+    }
     paths = {name: folders.controllers / f"{name}.safetensors" for name in config.meta.learners}
     missing = [name for name, path in paths.items() if not _is_made_from(path, made_from)]
     for name in paths:
@@ -210,8 +213,7 @@ def report(config: ExperimentConfig, display: Display) -> Path:
 
     Raises ArtifactError where a run of the comparison is not finished.
     """
-    folder = _folders(config).controllers
-    learners = _needed_learners(config)
+    folder, learners = _controllers_folder(config), _needed_learners(config)
     missing = [name for name in learners if not (folder / f"{name}.safetensors").is_file()]
     if missing:
         raise ArtifactError(f"{folder}: no controller {', '.join(missing)}; run `metalr compare` first")
@@ -225,6 +227,10 @@ def report(config: ExperimentConfig, display: Display) -> Path:
     return _write_report(config, specs, display, None)
 
 
+def _controllers_folder(config: ExperimentConfig) -> Path:
+    return PRETRAINED if config.meta.source == "shipped" else _folders(config).controllers
+
+
 def _needed_learners(config: ExperimentConfig) -> list[str]:
     methods = [method for method in config.compare.methods if method in CONTROLLED]
     return list(dict.fromkeys(CONTROLLED[method].learner for method in methods))
@@ -235,6 +241,8 @@ def controllers_of(config: ExperimentConfig, display: Display) -> dict[str, Path
     learners = _needed_learners(config)
     if not learners:
         return {}
+    if config.meta.source == "shipped":
+        return {name: path for name, path in shipped_controllers().items() if name in learners}
     trained = config.meta.model_copy(update={"learners": sorted({*config.meta.learners, *learners})})
     paths = train_meta(config.model_copy(update={"meta": trained}), display)
     return {path.stem: path for path in paths if path.stem in learners}
@@ -300,7 +308,7 @@ def _write_report(
 ) -> Path:
     folders, store = _folders(config), RunStore(config.store)
     records: list[RunRecord] = [store.load(spec.run_id) for spec in specs]
-    facts = provenance(config, specs[0], folders.meta_dataset, folders.controllers)
+    facts = provenance(config, specs[0], folders.meta_dataset, _controllers_folder(config))
     facts = {**facts, "skipped": missing_peers(config.compare.methods)}
     path = write_report(records, config, facts, folders.results)
     summary = read_json(folders.results / "summary.json")

@@ -33,7 +33,7 @@ from metalr.learning.examples import (
     rereferenced,
     unprobed,
 )
-from metalr.learning.fitting import decided_log_peaks, regrets_by_rule, train_ensemble
+from metalr.learning.fitting import controller_of, decided_log_peaks, regrets_by_rule, train_ensemble
 from metalr.provenance import git_commit
 from metalr.training import package_versions
 
@@ -88,6 +88,8 @@ ARMS = (
     Arm("state: losses and time alone", view=only("time", "lr", "train_loss", "inner_valid")),
     Arm("probe off", view=unprobed),
     Arm("without unprobed twins", changes={"unprobed": False}),
+    Arm("trust 0 (the probe alone)", changes={"trust": 0.0}),
+    Arm("trust 1 (predictions whole)", changes={"trust": 1.0}),
     Arm("untrained", changes={"lr": 1e-12, "epochs": 1}),
     Arm("meta_loss_weight 0", changes={"meta_loss_weight": 0.0}),
     Arm("meta_loss_weight 1", changes={"meta_loss_weight": 1.0}),
@@ -108,7 +110,7 @@ def regrets_of(arm: Arm, examples: Examples, config: MetaTrainConfig) -> np.ndar
         inside, outside = examples.subset(fold_E != fold), examples.subset(fold_E == fold)
         inside = _of_some_tasks(inside, arm.max_tasks, seed=fold)
         members, _ = train_ensemble(view(inside), None, arm.learner, settings, lambda: None)
-        controller = LearnedController(members, examples.log_offsets_K.tolist())
+        controller = controller_of(members, view(inside), settings)
         regret_E[fold_E == fold] = regret_at(outside, decided_log_peaks(controller, view(outside)))
     return regret_E
 

@@ -295,6 +295,10 @@ class HarvestConfig(Section):
 class MetaTrainConfig(Section):
     """Fitting the meta-learner on the meta-dataset."""
 
+    source: Literal["recipe", "shipped"] = "recipe"
+    """Where `train` and `compare` take their controllers from: fitted on the recipe's own meta-dataset, or as they come
+    with the package, which needs no harvest."""
+
     learners: Annotated[list[LearnerName], Field(min_length=1)] = ["mlp", "lstm"]
     """Which meta-learners to fit."""
     label: Literal["branch", "greedy"] = "branch"
@@ -317,6 +321,9 @@ class MetaTrainConfig(Section):
     """Weight of the auxiliary head's loss (the final loss to come)."""
     mask_rate: Fraction = 0.1
     """Probability of hiding a feature group from a training sample, so that missing ones are survivable."""
+    trust: Annotated[float, Field(ge=0.0, le=1.0)] = 0.5
+    """How far predicted regrets count against the mean of all forks, where a probe has told the scale; 0: the probe alone,
+    1: whole. Chosen by cross-validation over tasks."""
     unprobed: bool = True
     """Whether every fork is learned from a second time as a training without a probe would have shown it."""
     num_folds: Annotated[int, Field(ge=2, le=100)] = 5

@@ -16,6 +16,8 @@ from metalr.config import ControlConfig
 
 __all__ = ["Anchor", "Shape", "anchor_for", "averages_iterates", "scales_gradients"]
 
+SCALING_SETTINGS = frozenset({"betas", "centered", "ns_steps"})
+"""Settings by which optimizers that scale the gradient are known: Adam's family, RMSprop, Muon."""
 Shape = Literal["hold", "linear", "cosine", "constant"]
 """The shapes after the warm-up."""
 
@@ -90,8 +92,8 @@ def averages_iterates(optimizer: Optimizer) -> bool:
 
 
 def scales_gradients(optimizer: Optimizer) -> bool:
-    """Whether `optimizer` divides the gradient by a running size of it, as Adam does."""
-    return "betas" in optimizer.param_groups[0]
+    """Whether the size of a step hardly depends on the gradient's, as under Adam, RMSprop or Muon."""
+    return not SCALING_SETTINGS.isdisjoint(optimizer.param_groups[0])
 
 
 def anchor_for(optimizer: Optimizer, config: ControlConfig) -> Anchor:

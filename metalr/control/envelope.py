@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from metalr.config import ControlConfig
 from metalr.control.observation import Observation
+from metalr.control.probe import ProbeCurve
 
 __all__ = ["bounded_peak", "has_exploded", "has_stalled"]
 
@@ -45,29 +46,45 @@ def has_exploded(trace: Sequence[Observation], now: Observation, config: Control
     """Whether the epoch observed in `now` should be undone, given the good observations before it.
 
     It should where a loss is not finite, or where a loss exceeds `config.explode_factor` times the
-    smallest *and* the first of its kind in `trace`. Without an earlier loss only the first rule applies.
+    smallest *and* the first of its kind in `trace`. Without an earlier loss only the first rule applies. A
+    validation loss that rises while the training loss falls is overfitting, or noise, and no explosion.
     """
     if not now.is_finite:
         return True
-    for name in ("train_loss", "inner_valid_loss"):
-        present = getattr(now, name)
-        earlier = [getattr(row, name) for row in trace if getattr(row, name) is not None]
-        if present is None or not earlier:
-            continue
-        if present > config.explode_factor * max(min(earlier), earlier[0]):
-            return True
-    return False
+    if _is_far_above(trace, now, "train_loss", config.explode_factor):
+        return True
+    before = trace[-1].train_loss if trace else None
+    is_learning = now.train_loss is not None and before is not None and now.train_loss <= before
+    return not is_learning and _is_far_above(trace, now, "inner_valid_loss", config.explode_factor)
 
 
-def has_stalled(trace: Sequence[Observation], now: Observation, config: ControlConfig) -> bool:
+def _is_far_above(trace: Sequence[Observation], now: Observation, name: str, factor: float) -> bool:
+    present: float | None = getattr(now, name)
+    earlier: list[float] = [getattr(row, name) for row in trace if getattr(row, name) is not None]
+    if present is None or not earlier:
+        return False
+    start = max(min(earlier), earlier[0])
+    return present > start + (factor - 1.0) * abs(start)  # of a density the loss may be negative
+
+
+def has_stalled(
+    trace: Sequence[Observation],
+    now: Observation,
+    config: ControlConfig,
+    peak: float | None,
+    probe: ProbeCurve | None,
+) -> bool:
     """Whether the epoch observed in `now` ended where training began, though a probe had seen the loss fall.
 
-    The training loss over its last quarter, or its mean where that is all there is, is above
-    `config.stall_factor` times the loss before training, which only a probe tells. Of 84 harvested runs that
-    had at some epoch such a loss 7 of the 9 that ended at the loss of guessing, and 4 of the 75 others.
+    The training loss over its last quarter, or its mean where that is all there is, and the validation loss
+    where there is one, are above `config.stall_factor` times the loss before training, which only a probe
+    tells; and the LR was above the one at which the probe's loss was lowest: below it, a network that has not
+    moved yet is a slow one, not a dead one. Of 84 harvested runs, 7 of the 9 that ended at the loss of
+    guessing had at some epoch such a training loss, and 4 of the 75 others.
     """
     start = trace[0].train_loss if trace and trace[0].epoch == 0 else None
     present = now.train_loss_last if now.train_loss_last is not None else now.train_loss
-    if config.stall_factor is None or start is None or present is None:
+    if config.stall_factor is None or start is None or present is None or probe is None or peak is None:
         return False
-    return present > config.stall_factor * start
+    losses = [present] if now.inner_valid_loss is None else [present, now.inner_valid_loss]
+    return peak > probe.lowest_lr and min(losses) > config.stall_factor * start

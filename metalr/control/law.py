@@ -18,10 +18,12 @@ from metalr.control.probe import ProbeCurve
 __all__ = ["LAW_FIELDS", "ControlLaw", "LawState"]
 
 MAX_STALLS = 3
-"""Rollbacks of epochs that learned nothing; what still learns nothing then may be unlearnable."""
+"""Rollbacks of epochs that learned nothing; what still learns nothing then may be slow, or unlearnable."""
+MAX_IN_A_ROW = 3
+"""Backoffs in a row after which a loss that stays high is taken for the new level."""
 LAW_FIELDS = (
     "reference_lr", "probe", "trace", "memory", "peak", "first_peak", "scale", "num_rollbacks", "num_stalls",
-    "num_holds", "decision",
+    "num_holds", "num_in_a_row", "decision",
 )  # fmt: skip
 """The keys of `LawState.to_dict`."""
 
@@ -47,6 +49,8 @@ class LawState:
     num_stalls: int = 0
     num_holds: int = 0
     """How often the controller's wish was no positive finite number."""
+    num_in_a_row: int = 0
+    """Backoffs since the last epoch that was kept."""
     decision: Decision | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -63,6 +67,7 @@ class LawState:
             "num_rollbacks": self.num_rollbacks,
             "num_stalls": self.num_stalls,
             "num_holds": self.num_holds,
+            "num_in_a_row": self.num_in_a_row,
             "decision": self.decision.to_dict(),
         }
 
@@ -80,6 +85,7 @@ class LawState:
             num_rollbacks=values["num_rollbacks"],
             num_stalls=values["num_stalls"],
             num_holds=values["num_holds"],
+            num_in_a_row=values["num_in_a_row"],
             decision=Decision(**values["decision"]),
         )
 
@@ -118,13 +124,36 @@ class ControlLaw:
             setting: What is known of the training by now.
             can_restore: Whether weights can be put back, which only the reason tells.
         """
-        if has_exploded(state.trace, observation, self.config):
-            return self._back_off(state, observation, "loss exploded", self.config.backoff, can_restore)
-        if state.num_stalls < MAX_STALLS and has_stalled(state.trace, observation, self.config):
+        config = self.config
+        if has_exploded(state.trace, observation, config):
+            if state.num_in_a_row < MAX_IN_A_ROW or (can_restore and not observation.is_finite):
+                return self._back_off(state, observation, "loss exploded", config.backoff, can_restore)
+            if not observation.is_finite:
+                return self._lost(state, observation)
+            # Smaller LRs did not bring the loss down: it is the new level until it comes down by itself.
+            return replace(self._correct(state, observation, setting), num_in_a_row=state.num_in_a_row)
+        is_last = setting.total_epochs is not None and observation.epoch >= setting.total_epochs
+        may_stall = state.num_stalls < MAX_STALLS and not is_last
+        if may_stall and has_stalled(state.trace, observation, config, state.peak, state.probe):
             stalled = replace(state, num_stalls=state.num_stalls + 1)
-            factor = self.config.backoff**2
+            factor = config.backoff**2
             return self._back_off(stalled, observation, "nothing was learned", factor, can_restore)
+        if state.num_stalls == MAX_STALLS and state.num_in_a_row == MAX_STALLS:
+            # Three smaller LRs taught it nothing either: it was not the LR.
+            back = config.backoff ** (2 * MAX_STALLS)
+            state = replace(state, scale=state.scale / back, peak=state.peak and state.peak / back)
         return self._correct(state, observation, setting)
+
+    def _lost(self, state: LawState, observation: Observation) -> LawState:
+        """Nothing that an LR could mend: the weights are no numbers any more, and there are no others."""
+        if state.num_in_a_row == MAX_IN_A_ROW:
+            logging.getLogger(__name__).warning(
+                "the loss stays infinite or NaN, and only MetaLR(model=...) could have put the weights back"
+            )
+        decision = Decision(
+            observation.epoch, None, state.peak or self.config.min_lr, "held: loss not finite"
+        )
+        return replace(state, num_in_a_row=state.num_in_a_row + 1, decision=decision)
 
     def _correct(self, state: LawState, observation: Observation, setting: Setting) -> LawState:
         trace = (*state.trace, observation)
@@ -146,6 +175,7 @@ class ControlLaw:
         return replace(
             state,
             trace=trace,
+            num_in_a_row=0,
             memory=memory,
             peak=peak,
             first_peak=first_peak,
@@ -165,6 +195,7 @@ class ControlLaw:
             state,
             scale=state.scale * factor,
             num_rollbacks=state.num_rollbacks + 1,
+            num_in_a_row=state.num_in_a_row + 1,
             peak=peak,
             decision=Decision(observation.epoch, None, peak, reason),
         )

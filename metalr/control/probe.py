@@ -118,10 +118,13 @@ class ProbeCurve:
 
         The geometric mean of the usual LR and of one that follows the edge: an eighth of it under plain SGD,
         the edge itself where gradients are scaled or iterates averaged. Over 46 trunks the best peak moved
-        with about the root of the edge, or less.
+        with about the root of the edge, or less. Where SGD's loss falls up to the end of the ramp, the usual
+        LR says nothing.
         """
         plain = not (self.scales_gradients or self.averages_iterates)
         following = self.edge_lr * (EDGE_FRACTION if plain else 1.0)
+        if plain and self.lowest_lr == self.edge_lr == self.lrs[-1] and not self.exploded:
+            return following  # still falling at the ramp's end: no loss of a usual size
         return math.sqrt(following * usual_lr(self.scales_gradients, self.averages_iterates, self.momentum))
 
     def loss_change_at(self, lr: float) -> float | None:

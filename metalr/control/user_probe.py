@@ -111,9 +111,20 @@ class _Task:
         outputs, targets = forward_pair(self._model, batch)
         if self.batch_size is None and isinstance(targets, Tensor) and targets.dim():
             self.batch_size = len(targets)
-            if isinstance(outputs, Tensor) and outputs.dim() >= 2 and targets.dtype == torch.int64:
-                self.num_classes = outputs.shape[1] if outputs.shape[1] >= 2 else None
+            if isinstance(outputs, Tensor) and targets.dtype == torch.int64:
+                self.num_classes = _num_classes(outputs, targets)
         return scalar_loss(self._loss_fn(outputs, targets))
+
+
+def _num_classes(outputs: Tensor, targets: Tensor) -> int | None:
+    """The size of the axis that `outputs` have and `targets` lack: the second, or of sequences the last."""
+    if outputs.dim() < 2:
+        return None
+    shape, wanted = tuple(outputs.shape), tuple(targets.shape)
+    for axis in (1, outputs.dim() - 1):
+        if shape[:axis] + shape[axis + 1 :] == wanted:
+            return shape[axis] if shape[axis] >= 2 else None
+    return None
 
 
 def _length(batches: Iterable[Any]) -> int | None:

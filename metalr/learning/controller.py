@@ -23,17 +23,36 @@ from metalr.training.artifacts import ArtifactError, read_json, sha256_of_file, 
 __all__ = ["CARD_VERSION", "LearnedController", "load_controller", "save_controller", "shipped_controllers"]
 
 CARD_VERSION = 1
+PROBED = FEATURE_NAMES.index("log_reference_lr")
+"""The feature that is missing where there was no probe."""
 
 
 class LearnedController:
-    """An ensemble of learners whose predictions are averaged; see `metalr.control.Controller`."""
+    """An ensemble of learners whose predictions are averaged; see `metalr.control.Controller`.
+
+    Args:
+        members: The learners.
+        log_offsets: Natural log of candidate over reference LR, rising.
+        sha256: Identity of the weights.
+        prior: The mean log regret of each candidate over the forks that were learned from: what is expected
+            of a training of which nothing is known but its probe.
+        trust: How far predictions count, 0 to 1: ``prior + trust * (prediction - prior)``. Without a probe
+            there is no prior worth leaning on, and the prediction counts whole.
+    """
 
     def __init__(
-        self, members: Sequence[Learner], log_offsets: Sequence[float], sha256: str = "unsaved"
+        self,
+        members: Sequence[Learner],
+        log_offsets: Sequence[float],
+        sha256: str = "unsaved",
+        prior: Sequence[float] | None = None,
+        trust: float = 1.0,
     ) -> None:
         self._members = [member.eval() for member in members]
         self._log_offsets = tuple(log_offsets)
         self._sha256 = sha256
+        self._prior = None if prior is None else torch.tensor(prior, dtype=torch.float32)
+        self._trust = trust
 
     @property
     def sha256(self) -> str:
@@ -59,8 +78,11 @@ class LearnedController:
             new_memory, both = member.step(memory, features)
             memories.append(new_memory)
             heads.append(both)
-        mean = torch.stack(heads).mean(dim=0).tolist()
-        return torch.cat(memories).tolist(), Prediction(tuple(mean[:-1]), mean[-1])
+        mean = torch.stack(heads).mean(dim=0)
+        regrets = mean[:-1]
+        if self._prior is not None and not features[PROBED].isnan():
+            regrets = self._prior + self._trust * (regrets - self._prior)
+        return torch.cat(memories).tolist(), Prediction(tuple(regrets.tolist()), float(mean[-1]))
 
 
 def save_controller(
@@ -76,7 +98,8 @@ def save_controller(
         folder: Made where missing.
         name: File name without ending.
         members: The trained ensemble.
-        architecture: `learner`, `hidden`, `window`, `log_offsets`: what is needed to build it again.
+        architecture: `learner`, `hidden`, `window`, `log_offsets`, `prior`, `trust`: what is needed to build
+            it again; without the last two its predictions count whole.
         card: Whatever else the reader should know: data, figures, versions.
     """
     tensors = {
@@ -118,7 +141,14 @@ def load_controller(source: str | Path) -> LearnedController:
         )
     if tuple(card["feature_names"]) != FEATURE_NAMES:
         raise ArtifactError(f"{path}: made for other features than this metalr computes; train it again")
-    return LearnedController(_members(path, card), card["architecture"]["log_offsets"], card["sha256"])
+    shape = card["architecture"]
+    return LearnedController(
+        _members(path, card),
+        shape["log_offsets"],
+        card["sha256"],
+        shape.get("prior"),
+        shape.get("trust", 1.0),
+    )
 
 
 def shipped_controllers() -> dict[str, Path]:

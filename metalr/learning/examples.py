@@ -71,6 +71,11 @@ class Examples:
         regrets = self.regrets_EK if label == "branch" else self.next_regrets_EK
         return np.log(regrets + REGRET_FLOOR)
 
+    def prior_K(self, label: Literal["branch", "greedy"]) -> np.ndarray:
+        """The mean log target of each candidate: what to expect where nothing but the probe is known."""
+        mean_K: np.ndarray = np.nanmean(self.log_targets_EK(label), axis=0)
+        return mean_K
+
 
 _PER_EXAMPLE = tuple(field.name for field in fields(Examples) if field.name != "log_offsets_K")
 

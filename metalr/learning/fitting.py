@@ -20,7 +20,15 @@ from metalr.learning.controller import LearnedController
 from metalr.learning.examples import Examples, fold_of_groups, joined, regret_at, unprobed
 from metalr.learning.learners import Learner, make_learner
 
-__all__ = ["Fit", "decided_log_peaks", "fit", "num_passes", "regrets_by_rule", "train_ensemble"]
+__all__ = [
+    "Fit",
+    "controller_of",
+    "decided_log_peaks",
+    "fit",
+    "num_passes",
+    "regrets_by_rule",
+    "train_ensemble",
+]
 
 NUM_RESAMPLES = 9999
 """Of the bootstrap over task groups."""
@@ -89,7 +97,7 @@ def _cross_validate(
         members, history = train_ensemble(inside, outside, name, config, tell)
         losses.append([row["held_out/loss"] for row in history])
         groups.append(outside.groups_E)
-        controller = LearnedController(members, examples.log_offsets_K.tolist())
+        controller = controller_of(members, inside, config)
         for rule, regret_E in regrets_by_rule(controller, inside, outside).items():
             regrets.setdefault(rule, []).append(regret_E)
     figures = {rule: float(np.concatenate(parts).mean()) for rule, parts in regrets.items()}
@@ -105,6 +113,12 @@ def _cross_validate(
         "num_folds": float(len(losses)),
     }
     return figures, np.mean(losses, axis=0).tolist()
+
+
+def controller_of(members: list[Learner], examples: Examples, config: MetaTrainConfig) -> LearnedController:
+    """The members as a controller that leans on the prior of the `examples` they were trained on."""
+    prior = examples.prior_K(config.label).tolist()
+    return LearnedController(members, examples.log_offsets_K.tolist(), prior=prior, trust=config.trust)
 
 
 def _lower_bound(gains: np.ndarray, seed: int) -> float:

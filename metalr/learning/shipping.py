@@ -84,6 +84,8 @@ def architecture(name: str, config: MetaTrainConfig, examples: Examples) -> dict
         "hidden": config.hidden,
         "window": config.window,
         "log_offsets": examples.log_offsets_K.tolist(),
+        "prior": examples.prior_K(config.label).tolist(),
+        "trust": config.trust,
     }
 
 
@@ -94,7 +96,7 @@ def _card(dataset: MetaDataset, config: MetaTrainConfig, result: Fit) -> dict[st
         "meta_dataset_digest": dataset.card["digest"],
         "counts": dataset.card["counts"],
         "task_groups": _task_groups(make_examples(dataset)),
-        "meta": config.model_dump(mode="json"),
+        "meta": config.model_dump(mode="json", exclude={"source"}),
         "held_out": result.held_out,
         "limits": list(LIMITS),
     }

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from metalr.config import ControlConfig
 from metalr.control.envelope import bounded_peak, has_exploded, has_stalled
 from metalr.control.observation import Observation
+from metalr.control.probe import ProbeCurve
 
 CONFIG = ControlConfig(min_lr=1e-4, max_lr=2.0, correction_bound=4.0, max_rise=3.0)
 
@@ -67,19 +68,49 @@ def test_a_loss_that_is_not_finite_has_always_exploded() -> None:
 
 
 @pytest.mark.parametrize(
-    ("start", "now", "factor", "stalled"),
+    ("train", "valid", "exploded"),
     [
-        (2.0, {"train_loss": 3.0, "train_loss_last": 1.99}, 0.99, True),
-        (2.0, {"train_loss": 3.0, "train_loss_last": 1.97}, 0.99, False),
-        (2.0, {"train_loss": 1.99}, 0.99, True),
-        (2.0, {}, 0.99, False),
-        (None, {"train_loss": 9.0}, 0.99, False),
-        (2.0, {"train_loss": 9.0}, None, False),
+        ((0.4, 0.3), (0.02, 0.3), False),  # overfitting, or a small validation set
+        ((0.4, 0.5), (0.02, 0.3), True),
+        ((None, None), (0.02, 0.3), True),  # nothing else to go by
+        ((0.4, 0.9), (0.02, 0.02), True),
+    ],
+)
+def test_a_validation_loss_that_rises_alone_is_no_explosion(
+    train: tuple[float | None, float | None], valid: tuple[float, float], exploded: bool
+) -> None:
+    rows = [Observation(epoch=e, train_loss=train[e], inner_valid_loss=valid[e]) for e in (0, 1)]
+    assert has_exploded(rows[:1], rows[1], CONFIG) is exploded
+
+
+def test_losses_of_densities_may_be_negative() -> None:
+    assert not has_exploded([seen(0, -2.0)], seen(1, -1.5), CONFIG)
+    assert has_exploded([seen(0, -2.0)], seen(1, 0.5), CONFIG)
+
+
+PROBE = ProbeCurve((0.01, 0.1, 1.0), (1.9, 1.5, 3.0), initial_loss=2.0, exploded=False, num_steps=3)
+
+
+@pytest.mark.parametrize(
+    ("start", "now", "factor", "peak", "stalled"),
+    [
+        (2.0, {"train_loss": 3.0, "train_loss_last": 1.99}, 0.99, 0.5, True),
+        (2.0, {"train_loss": 3.0, "train_loss_last": 1.97}, 0.99, 0.5, False),
+        (2.0, {"train_loss": 1.99}, 0.99, 0.5, True),
+        (2.0, {"train_loss": 1.99}, 0.99, 0.005, False),  # a small LR: slow, not dead
+        (2.0, {"train_loss": 1.99, "inner_valid_loss": 1.9}, 0.99, 0.5, False),  # validation has moved
+        (2.0, {"train_loss": 1.99, "inner_valid_loss": 2.0}, 0.99, 0.5, True),
+        (2.0, {}, 0.99, 0.5, False),
+        (None, {"train_loss": 9.0}, 0.99, 0.5, False),
+        (2.0, {"train_loss": 9.0}, None, 0.5, False),
+        (2.0, {"train_loss": 9.0}, 0.99, None, False),
     ],
 )
 def test_what_counts_as_an_epoch_that_learned_nothing(
-    start: float | None, now: dict[str, float], factor: float | None, stalled: bool
+    start: float | None, now: dict[str, float], factor: float | None, peak: float | None, stalled: bool
 ) -> None:
     trace = [Observation(epoch=0, train_loss=start), Observation(epoch=1, train_loss=1.0)]
     config = ControlConfig(stall_factor=factor)
-    assert has_stalled(trace, Observation(epoch=2, **now), config) == stalled
+    seen_now = Observation(epoch=2, **now)
+    assert has_stalled(trace, seen_now, config, peak, PROBE) == stalled
+    assert not has_stalled(trace, seen_now, config, peak, None)

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from metalr.config import ProbeConfig
+from metalr.control import probe
 from metalr.control.probe import ProbeCurve, lr_range_test, usual_lr
 
 
@@ -46,9 +47,24 @@ def test_the_ramp_stops_at_the_explosion_and_leaves_it_out() -> None:
 
 
 @pytest.mark.parametrize("curvature", [1.0, 10.0, 100.0])
-def test_the_reference_lr_scales_with_the_inverse_curvature(curvature: float) -> None:
-    reference = probe_of(curvature, ProbeConfig(num_steps=60, max_lr=100.0)).reference_lr
-    assert 0.1 < reference * curvature < 2.0
+def test_the_edge_scales_with_the_inverse_curvature_and_the_reference_with_its_root(curvature: float) -> None:
+    curve = probe_of(curvature, ProbeConfig(num_steps=60, max_lr=100.0))
+    assert 0.8 < curve.edge_lr * curvature < 16.0
+    assert curve.reference_lr == pytest.approx(math.sqrt(curve.edge_lr / 8 * usual_lr(momentum=0.0)))
+
+
+def test_a_little_noise_above_the_start_is_no_edge(monkeypatch: pytest.MonkeyPatch) -> None:
+    lrs = tuple(10 ** (-3 + step / 5) for step in range(20))
+    losses = (*(2.3 + 0.004 * step for step in range(16)), 3.0, 4.0, 6.0, 8.0)
+    slow = ProbeCurve(lrs, losses, 2.29, exploded=False, num_steps=20)
+    assert slow.edge_lr > 0.5
+    monkeypatch.setattr(probe, "EDGE_TOLERANCE", 0.0)
+    assert ProbeCurve(lrs, losses, 2.29, exploded=False, num_steps=20).edge_lr < 0.01
+
+
+def test_sgd_whose_loss_still_falls_at_the_ramps_end_has_no_usual_lr() -> None:
+    falling = ProbeCurve((0.1, 1.0, 10.0), (0.09, 0.08, 0.06), 0.09, exploded=False, num_steps=3)
+    assert falling.reference_lr == pytest.approx(10.0 / 8)
 
 
 def test_everything_is_put_back_bit_for_bit() -> None:
@@ -109,7 +125,7 @@ def test_the_ramp_and_the_reference_of_each_kind_of_optimizer(
     curve = lr_range_test(model, optimizer, lambda step: 50.0 * model.weight.square().sum())
     assert curve.lrs[0] == pytest.approx(ramp[0])
     assert curve.scales_gradients == scales
-    expected = math.sqrt(0.01 * curve.edge_lr) if scales else curve.edge_lr / 8
+    expected = math.sqrt(0.003 * curve.edge_lr) if scales else math.sqrt(curve.edge_lr / 8 * 0.3)
     assert curve.reference_lr == pytest.approx(expected, rel=1e-12)
     assert ProbeCurve.from_dict(curve.to_dict()) == curve
 

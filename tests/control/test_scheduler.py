@@ -123,7 +123,8 @@ def test_an_exploded_epoch_is_rolled_back_and_the_lr_halved() -> None:
 
 def test_an_epoch_that_learned_nothing_is_rolled_back_and_the_lr_quartered_three_times_at_most() -> None:
     model, optimizer = one_weight(0.1)
-    probe = ProbeCurve((0.1, 0.8), (1.0, 1.0), initial_loss=2.0, exploded=False, num_steps=2)
+    probe = ProbeCurve((0.0001, 0.8), (1.0, 1.0), initial_loss=2.0, exploded=False, num_steps=2)
+    start = probe.reference_lr
     rule = RuleController(lambda t, _: 2)
     scheduler = MetaLR(
         optimizer, rule, total_epochs=8, model=model, probe=probe, config=NO_WARMUP, steps_per_epoch=1
@@ -135,9 +136,34 @@ def test_an_epoch_that_learned_nothing_is_rolled_back_and_the_lr_quartered_three
         scheduler.step({"train/loss": 2.0})
         peaks.append(scheduler.last_decision.peak_lr)
         assert model.weight.item() == (1.0 if len(peaks) <= 3 else 0.0)
-    assert peaks[:3] == pytest.approx([0.1 / 4, 0.1 / 16, 0.1 / 64])
+    # where smaller LRs teach it nothing either, it was not the LR
+    assert peaks == pytest.approx([start / 4, start / 16, start / 64, start])
     assert scheduler.num_rollbacks == 3
     assert "nothing was learned" not in scheduler.explain()
+
+
+def test_a_loss_that_stays_high_is_the_new_level_after_three_backoffs() -> None:
+    _, optimizer = one_weight(0.1)
+    scheduler = MetaLR(optimizer, RuleController(lambda t, _: 2), total_epochs=20, config=NO_WARMUP)
+    run_epochs(scheduler, optimizer, [1.0])
+    before = scheduler.last_decision.peak_lr
+    run_epochs(scheduler, optimizer, [9.0] * 8)
+    assert scheduler.num_rollbacks == 3
+    assert scheduler.last_decision.peak_lr == pytest.approx(before / 8)
+
+
+def test_weights_that_are_lost_are_held_at_their_lr_and_told_of_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    _, optimizer = one_weight(0.1)
+    scheduler = MetaLR(optimizer, RuleController(lambda t, _: 2), total_epochs=20, config=NO_WARMUP)
+    run_epochs(scheduler, optimizer, [1.0])
+    before = scheduler.last_decision.peak_lr
+    run_epochs(scheduler, optimizer, [math.nan] * 8)
+    assert scheduler.num_rollbacks == 3
+    assert scheduler.last_decision.peak_lr == pytest.approx(before / 8)
+    assert "held: loss not finite" in scheduler.explain()
+    assert len([row for row in caplog.records if "MetaLR(model=...)" in row.message]) == 1
 
 
 def test_what_learns_is_left_alone() -> None:
@@ -345,6 +371,7 @@ def test_last_in_a_chain_it_is_the_one_that_sets_the_lr() -> None:
         max_size=12,
     )
 )
+@pytest.mark.filterwarnings("ignore:MetaLR has seen no metric")
 def test_whatever_is_observed_the_lr_is_finite_and_bounded(sequence: list[dict[str, float]]) -> None:
     model, optimizer = one_weight(0.1)
     config = ControlConfig(max_lr=0.3)

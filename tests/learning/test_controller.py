@@ -93,3 +93,21 @@ def test_no_pickle_is_ever_opened(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError):
         load_controller(path)
     assert not canary.exists()
+
+
+def test_predictions_count_by_their_trust_where_a_probe_told_the_scale_and_whole_elsewhere(
+    tmp_path: Path,
+) -> None:
+    prior = list(np.linspace(-2.0, 1.0, len(OFFSETS)))
+    leaning = ARCHITECTURE | {"learner": "mlp", "prior": prior, "trust": 0.25}
+    controller = load_controller(save_controller(tmp_path, "leaning", members_of("mlp"), leaning, {}))
+    whole = load_controller(saved(tmp_path))
+    features = np.random.default_rng(0).normal(size=len(FEATURE_NAMES))
+
+    def regrets(of: LearnedController) -> np.ndarray:
+        return np.array(of.step(of.initial_state(), features)[1].log_regrets)
+
+    expected = np.array(prior) + 0.25 * (regrets(whole) - np.array(prior))
+    np.testing.assert_allclose(regrets(controller), expected, rtol=1e-5)
+    features[FEATURE_NAMES.index("log_reference_lr")] = np.nan
+    np.testing.assert_allclose(regrets(controller), regrets(whole), rtol=1e-5)

@@ -11,7 +11,9 @@ from metalr.learning.controller import LearnedController
 from metalr.learning.examples import fold_of_groups, regret_at
 from metalr.learning.fitting import fit, num_passes, regrets_by_rule
 
-CONFIG = MetaTrainConfig(epochs=50, hidden=32, ensemble=1, num_folds=2, mask_rate=0.0, lr=0.004)
+CONFIG = MetaTrainConfig(
+    epochs=50, hidden=32, ensemble=1, num_folds=2, mask_rate=0.0, lr=0.004, trust=1.0, unprobed=False
+)
 
 
 @pytest.mark.parametrize("name", ["mlp", "lstm"])
