@@ -12,8 +12,6 @@ from typer.testing import CliRunner
 from metalr.cli import app
 from metalr.config import load_config
 from metalr.control import FEATURE_NAMES
-from metalr.learning.controller import save_controller
-from metalr.learning.learners import make_learner
 from metalr.stages import harvest_settings
 
 ROOT = Path(__file__).parents[1]
@@ -55,15 +53,7 @@ def test_every_verb_exists() -> None:
 
 def test_the_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    offsets = [-1.0, 0.0, 1.0]
     torch.manual_seed(0)
-    save_controller(
-        tmp_path / "runs" / "controllers" / "digits",
-        "mlp",
-        [make_learner("mlp", len(FEATURE_NAMES), 3, 8, 2)],
-        {"learner": "mlp", "hidden": 8, "window": 2, "log_offsets": offsets},
-        {},
-    )
     finder, example = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     names: dict = {}
     exec(compile(example, "README.md", "exec"), names)

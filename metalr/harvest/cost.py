@@ -20,6 +20,7 @@ from metalr.training import (
     steps_per_epoch,
     train_epoch,
 )
+from metalr.training.live_run import probe_cost_steps
 
 __all__ = ["Estimate", "estimate_cost"]
 
@@ -70,8 +71,7 @@ def estimate_cost(specs: Sequence[RunSpec], task_of: Callable[[RunSpec], Task], 
 
 def _seconds_of(spec: RunSpec, task: Task, pace: _Pace) -> float:
     """Seconds of one run alone; a trunk's branches are part of it."""
-    probe = spec.control.probe if spec.control else None
-    num_steps = epochs_of(spec) * steps_per_epoch(spec, task) + (probe.num_steps if probe else 0)
+    num_steps = epochs_of(spec) * steps_per_epoch(spec, task) + probe_cost_steps(spec)
     sizes = {name: len(split.labels_B) for name, split in task.splits.items()}
     num_images = spec.train.epochs * sizes["inner_valid"] + sizes["inner_valid"] + sizes["outer_valid"]
     num_images += sizes["test"] if spec.evaluate_test else 0

@@ -15,7 +15,7 @@ from typing import Any
 from metalr.config import MetaTrainConfig
 from metalr.harvest.meta_dataset import MetaDataset
 from metalr.learning.controller import save_controller
-from metalr.learning.examples import Examples, make_examples
+from metalr.learning.examples import REGRET_FLOOR, Examples, make_examples
 from metalr.learning.fitting import Fit, fit
 from metalr.training.artifacts import ArtifactError, write_json
 
@@ -37,11 +37,12 @@ LIMITS = (
 def gate(result: Fit) -> str | None:
     """Why a fit must not ship, or None: on held-out task groups it must gain over the anchor alone.
 
-    The anchor alone is the best fixed multiple of the probe's reference LR; the lower end of the 95 %
-    interval of the mean gain over task groups must be above zero.
+    The anchor alone is the best fixed multiple of the probe's reference LR. The mean gain over task groups
+    must be above zero, and the lower end of its 95 % interval above minus the noise of the labels
+    (`REGRET_FLOOR`).
     """
     low, gain = result.held_out["gain_over_anchor_low"], result.held_out["gain_over_anchor"]
-    if low > 0.0:
+    if gain > 0.0 and low > -REGRET_FLOOR:
         return None
     return f"its gain over the anchor alone on held-out tasks is {gain:.4f} nats, 95 % from {low:.4f}"
 

@@ -37,7 +37,14 @@ from metalr.training.loop import Training, epoch_generator, make_optimizer, seed
 from metalr.training.param_groups import apply_freezing
 from metalr.training.records import RunSpec
 
-__all__ = ["LiveRun", "checkpoint_of", "probe_batch_size", "start_or_resume", "steps_per_epoch"]
+__all__ = [
+    "LiveRun",
+    "checkpoint_of",
+    "probe_batch_size",
+    "probe_cost_steps",
+    "start_or_resume",
+    "steps_per_epoch",
+]
 
 
 @dataclass
@@ -177,6 +184,18 @@ def probe_batch_size(spec: RunSpec) -> int:
     return min(spec.train.batch_size, (probe.batch_size if probe else None) or spec.train.batch_size)
 
 
+def probe_cost_steps(spec: RunSpec) -> int:
+    """Training steps that the probe costs, at its planned length; 0 without one.
+
+    Measuring beside a step takes a forward pass, a third of what a step of as many images takes.
+    """
+    probe = spec.control.probe if spec.control else None
+    if probe is None:
+        return 0
+    images = probe.num_steps * probe_batch_size(spec) * (4 / 3 if probe.fresh_batches else 1)
+    return math.ceil(images / spec.train.batch_size)
+
+
 def steps_per_epoch(spec: RunSpec, task: Task) -> int:
     """Optimizer steps an epoch of the run; the probe's images are taken evenly out of all epochs.
 
@@ -192,12 +211,7 @@ def steps_per_epoch(spec: RunSpec, task: Task) -> int:
         raise ConfigError(
             [f"train.batch_size: {spec.train.batch_size} is larger than the {size} training images"]
         )
-    if spec.control is None or spec.control.probe is None:
-        return steps
-    probe, epochs = spec.control.probe, spec.train.epochs
-    # Measuring beside a step costs a forward pass, a third of what a step costs.
-    images = probe.num_steps * probe_batch_size(spec) * (4 / 3 if probe.fresh_batches else 1)
-    spent = math.ceil(images / spec.train.batch_size)
+    spent, epochs = probe_cost_steps(spec), spec.train.epochs
     left = (steps * epochs - spent) // epochs
     if left < 1:
         problem = f"{spent} steps leave none to train in {epochs} epochs of {steps}"

@@ -147,7 +147,7 @@ def test_another_rule_stands_in_and_says_so() -> None:
 def test_a_probe_without_any_suggestion_falls_back_to_its_reference() -> None:
     curve = ProbeCurve((0.1, 0.2, 0.4), (2.3, 2.3, 2.3), 2.3, False, 3)
     assert choose(suggestions_of(curve), "valley").lr is None
-    assert suggested_lr(curve, "valley") == curve.reference_lr == pytest.approx(0.05)
+    assert suggested_lr(curve, "valley") == curve.reference_lr == pytest.approx((0.4 / 8 * 0.03) ** 0.5)
 
 
 def test_a_probes_curve_of_twenty_steps() -> None:

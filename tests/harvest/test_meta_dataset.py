@@ -458,7 +458,7 @@ def _repeat_fork(record: RunRecord) -> None:
     [
         (_drop_fork, "forks are not those of its plan .5 of 6 candidates"),
         (_repeat_fork, "forks are not those of its plan .7 of 6 candidates"),
-        (lambda r: r.forks[0].update(factor=0.3), "factor 0.3 of candidate 0 is not as planned"),
+        (lambda r: r.forks[0].update(factor=0.3), "factor 0.3 of candidate 0 is not its peak over"),
         (lambda r: r.forks[0].pop("factor"), "not that of a trunk .KeyError.'factor'"),
         (lambda r: r.rows[0].pop("probe"), "KeyError.'probe'"),
         (lambda r: r.rows[0].update(probe=None), "TypeError"),
