@@ -69,18 +69,19 @@ def test_the_same_cell_gives_the_same_bits(study: ModuleType, methods: ModuleTyp
     assert other["before"] != first["before"]
 
 
-def test_a_probe_forgets_the_users_lr_and_three_lines_keep_it(study: ModuleType, methods: ModuleType) -> None:
+def test_a_probe_forgets_the_users_lr_and_three_lines_start_from_it(
+    study: ModuleType, methods: ModuleType
+) -> None:
     loop = study.LOOPS["fine-tuning"]
     peaks = {
         (method, lr): max(
-            methods.train(study.Cell("fine-tuning", "sgd", method, lr, 0, 4), loop, _controller())["lrs"]
+            methods.train(study.Cell("fine-tuning", "sgd", method, lr, 0, 4), loop, _controller())["lrs"][:1]
         )
         for method in ("MetaLR, probe", "MetaLR")
         for lr in (0.001, 0.03)
     }
     assert peaks["MetaLR, probe", 0.001] == pytest.approx(peaks["MetaLR, probe", 0.03], rel=0.01)
-    assert peaks["MetaLR", 0.001] == pytest.approx(0.001, rel=0.5)
-    assert peaks["MetaLR", 0.03] == pytest.approx(0.03, rel=0.5)
+    assert peaks["MetaLR", 0.03] == pytest.approx(30 * peaks["MetaLR", 0.001])
 
 
 def test_fine_tuning_freezes_the_first_layer_and_keeps_its_ratios(study: ModuleType) -> None:

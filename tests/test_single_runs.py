@@ -77,7 +77,7 @@ def test_the_finder_strategy_starts_where_the_probe_says_and_pays_for_it() -> No
     assert steps[0]["lrs"][0] > 1e-4  # not the recipe's
     plain = single_runs.train(smoke(strategy="cosine"), SilentDisplay())[0]
     unpaid = RunStore("runs").load_lrs(plain.name)
-    assert len(steps[0]["lrs"]) == len(unpaid[0]["lrs"]) - 12 // 3
+    assert len(steps[0]["lrs"]) == (3 * len(unpaid[0]["lrs"]) - 12 * 4 // 3) // 3
 
 
 def test_what_does_not_fit_the_budget_is_said_and_what_cannot_work_is_refused() -> None:

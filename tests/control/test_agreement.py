@@ -13,6 +13,7 @@ import pytest
 WORKER = """
 import json, math, sys
 from datetime import timedelta
+from pathlib import Path
 import torch
 import torch.distributed as dist
 from torch import nn
@@ -24,7 +25,7 @@ from metalr.control import MetaLR
 rank, folder, probes = int(sys.argv[1]), sys.argv[2], sys.argv[3] == "probe"
 torch.set_num_threads(1)
 dist.init_process_group(
-    "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2, timeout=timedelta(seconds=60)
+    "gloo", init_method=Path(folder, "meet").as_uri(), rank=rank, world_size=2, timeout=timedelta(seconds=60)
 )
 torch.manual_seed(0)
 model = DistributedDataParallel(nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1)))

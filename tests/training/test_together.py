@@ -107,7 +107,8 @@ def test_together_equals_one_after_another(network: str, dropout: float, changes
     trunk = state_of(network, dropout, **changes)
     expected = one_after_another(trunk, PEAKS)
     found = all_at_once(trunk, PEAKS)
-    assert_alike(found, expected)
+    # A stack's kernels round otherwise, on some CPUs more, and batch norm of small batches enlarges it.
+    assert_alike(found, expected, rel=1e-4 if network == "resnet18" else 1e-5)
     assert len({loss for pair in found for loss in pair}) == 6
 
 
