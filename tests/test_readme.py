@@ -174,6 +174,58 @@ def test_the_shipped_meta_dataset_is_that_of_its_recipe() -> None:
     }
 
 
+def shipped_tables() -> list[Rows]:
+    """The three tables of the README's section on the shipped controllers, without their headers."""
+    (section,) = re.findall(r"<!-- shipped:begin -->(.*?)<!-- shipped:end -->", README, re.DOTALL)
+    return [
+        [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()[2:]]
+        for table in re.findall(r"(?:^\|.*\n)+", section, re.MULTILINE)
+    ]
+
+
+SHIPPED_RULES = {
+    "learned": "learned",
+    "learned, without the probe": "learned_unprobed",
+    "best fixed multiple of the reference (the anchor alone)": "best_fixed_multiple",
+    "best fixed LR": "best_fixed_lr",
+    "best LR of the next epoch": "greedy_label",
+    "keep the run's LR": "keep",
+}
+
+
+def test_the_shipped_controllers_held_out_figures_are_their_cards() -> None:
+    pretrained = ROOT / "metalr" / "learning" / "pretrained"
+    cards = [json.loads((pretrained / f"{name}.json").read_text())["held_out"] for name in ("mlp", "lstm")]
+    rules, _, _ = shipped_tables()
+    assert [row[0] for row in rules] == list(SHIPPED_RULES)
+    for rule, *values in rules:
+        assert values == [f"{card[SHIPPED_RULES[rule]]:.3f}" for card in cards], rule
+
+
+def test_the_shipped_controllers_accuracies_are_those_of_their_comparison() -> None:
+    folder = ROOT / "experiments" / "results" / "control-small"
+    summary = json.loads((folder / "summary.json").read_text())
+    (cell,), (group,) = summary["cells"], summary["tuned"]
+    _, accuracies, _ = shipped_tables()
+    assert len(accuracies) == 7
+    for name, accuracy, _ in accuracies:
+        method = name.split(",")[0]
+        found = group["methods"][method] if "tuned" in name else cell["methods"][method]
+        estimate = found["test_accuracy_pct"]
+        assert accuracy == f"{estimate['mean']:.1f} ± {estimate['sd']:.1f}", name
+        assert estimate["n"] == 6
+
+
+def test_the_other_loops_are_those_of_their_summary() -> None:
+    summary = json.loads((ROOT / "experiments" / "results" / "other-loops" / "summary.json").read_text())
+    _, _, loops = shipped_tables()
+    assert summary["n"] == 6
+    assert len(loops) == len(summary["overall"])
+    for (method, start, better, worse, *_), entry in zip(loops, summary["overall"], strict=True):
+        assert (method, start) == (entry["method"], entry["start"])
+        assert (int(better), int(worse)) == (entry["verdicts"]["better"], entry["verdicts"]["worse"])
+
+
 def test_the_ablation_is_that_of_its_summary() -> None:
     folder = ROOT / "experiments" / "results" / "improved-against-plain"
     summary = json.loads((folder / "summary.json").read_text())

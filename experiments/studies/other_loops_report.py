@@ -179,9 +179,9 @@ def _facts(summary: dict[str, Any]) -> str:
         f"The user's LRs, from which every method starts: {starts}. The tuned cosine is the one of lowest "
         f"mean loss on `outer_valid` over the grid {grids}: seven trainings where every other method has "
         f"one, and more where the best of seven was the last ({longer}). It is stepped every optimizer step "
-        "down to 0. Nothing was tuned on the results below; but that the probe takes fresh batches was chosen on "
-        "loops like these (text, tables, an autoencoder), and what counts as an explosion or as a dead network "
-        "was mended after a trial of them without the controller.",
+        "down to 0. Nothing was tuned on the results below; but that the probe takes fresh batches was "
+        "chosen on loops like these (text, tables, an autoencoder), and what counts as an explosion or as a "
+        "dead network was mended after a trial of them without the controller.",
         *(f"{method}: {words}." for method, words in METALR_METHODS.items()),
         "The probe's work (20 steps, and a forward pass after each, a third of a step) is taken out of the "
         "budget, rounded up to whole epochs: these trainings are shorter by that.",
