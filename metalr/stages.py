@@ -21,10 +21,10 @@ from metalr.display import Display
 from metalr.harvest.meta_dataset import MetaDataset, build_meta_dataset, load_meta_dataset, save_meta_dataset
 from metalr.harvest.plan import plan_trunks, resolved_device
 from metalr.harvest.refresh import refreshed
-from metalr.learning.controller import save_controller, shipped_controllers
+from metalr.learning.controller import PRETRAINED, save_controller, shipped_controllers
 from metalr.learning.examples import Examples, make_examples
 from metalr.learning.fitting import Fit, fit, num_passes
-from metalr.learning.shipping import PRETRAINED, architecture, build_shipped
+from metalr.learning.shipping import architecture, build_shipped
 from metalr.provenance import git_commit, provenance
 from metalr.runs import data_digest, finish_runs, unfinished
 from metalr.training import (

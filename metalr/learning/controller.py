@@ -20,9 +20,21 @@ from metalr.control import FEATURE_NAMES, Prediction
 from metalr.learning.learners import Learner, make_learner
 from metalr.training.artifacts import ArtifactError, read_json, sha256_of_file, write_atomically, write_json
 
-__all__ = ["CARD_VERSION", "LearnedController", "load_controller", "save_controller", "shipped_controllers"]
+__all__ = [
+    "CARD_VERSION",
+    "PRETRAINED",
+    "REGISTRY",
+    "LearnedController",
+    "load_controller",
+    "save_controller",
+    "shipped_controllers",
+]
 
 CARD_VERSION = 1
+PRETRAINED = Path(str(files("metalr.learning"))) / "pretrained"
+"""Where the package keeps its controllers."""
+REGISTRY = "registry.json"
+"""In that folder: which controller `default` is."""
 PROBED = FEATURE_NAMES.index("log_reference_lr")
 """The feature that is missing where there was no probe."""
 
@@ -153,9 +165,8 @@ def load_controller(source: str | Path) -> LearnedController:
 
 def shipped_controllers() -> dict[str, Path]:
     """The controllers that come with the package, by name; `default` is the one taken where none is named."""
-    folder = Path(str(files("metalr.learning"))) / "pretrained"
-    paths = {path.stem: path for path in sorted(folder.glob("*.safetensors"))}
-    registry = folder / "registry.json"
+    paths = {path.stem: path for path in sorted(PRETRAINED.glob("*.safetensors"))}
+    registry = PRETRAINED / REGISTRY
     default = read_json(registry).get("default") if registry.is_file() else None
     return ({"default": paths[default]} if default in paths else {}) | paths
 

@@ -7,24 +7,18 @@ metalr/learning/pretrained/<learner>.safetensors   weights
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from importlib.resources import files
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from metalr.config import MetaTrainConfig
 from metalr.harvest.meta_dataset import MetaDataset
-from metalr.learning.controller import save_controller
+from metalr.learning.controller import PRETRAINED, REGISTRY, save_controller
 from metalr.learning.examples import REGRET_FLOOR, Examples, make_examples
 from metalr.learning.fitting import Fit, fit
 from metalr.training.artifacts import ArtifactError, write_json
 
-__all__ = ["PRETRAINED", "REGISTRY", "architecture", "build_shipped", "gate"]
-
-PRETRAINED = Path(str(files("metalr.learning"))) / "pretrained"
-"""Where the package keeps its controllers."""
-REGISTRY = "registry.json"
-"""Which controller `default` is."""
+__all__ = ["architecture", "build_shipped", "gate"]
 
 LIMITS = (
     "Budgets of 4 to 32 epochs, networks of 8 to 256 units or channels, SGD, AdamW and their Schedule-Free "
@@ -69,7 +63,11 @@ def build_shipped(
             raise ArtifactError(f"controller {name} must not ship: {reason}; harvest more, or other tasks")
     paths = [
         save_controller(
-            folder, name, result.members, architecture(name, config, examples), _card(dataset, config, result)
+            folder,
+            name,
+            result.members,
+            architecture(name, config, examples),
+            _card(dataset, examples, config, result),
         )
         for name, result in fits.items()
     ]
@@ -90,18 +88,14 @@ def architecture(name: str, config: MetaTrainConfig, examples: Examples) -> dict
     }
 
 
-def _card(dataset: MetaDataset, config: MetaTrainConfig, result: Fit) -> dict[str, Any]:
+def _card(dataset: MetaDataset, examples: Examples, config: MetaTrainConfig, result: Fit) -> dict[str, Any]:
     """Neither time nor commit: the same data and settings give the same card."""
     return {
         "meta_dataset": dataset.card["settings"]["name"],
         "meta_dataset_digest": dataset.card["digest"],
         "counts": dataset.card["counts"],
-        "task_groups": _task_groups(make_examples(dataset)),
+        "task_groups": sorted(set(examples.groups_E.tolist())),
         "meta": config.model_dump(mode="json", exclude={"source"}),
         "held_out": result.held_out,
         "limits": list(LIMITS),
     }
-
-
-def _task_groups(examples: Examples) -> Sequence[str]:
-    return sorted(set(examples.groups_E.tolist()))

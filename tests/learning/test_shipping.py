@@ -13,7 +13,8 @@ import metalr
 from metalr.config import MetaTrainConfig
 from metalr.control import FEATURE_NAMES
 from metalr.learning import shipping
-from metalr.learning.controller import shipped_controllers
+from metalr.learning.controller import PRETRAINED, shipped_controllers
+from metalr.learning.examples import REGRET_FLOOR
 from metalr.training import ArtifactError
 from metalr.training.artifacts import read_json, sha256_of_file
 
@@ -61,6 +62,7 @@ def test_a_shipped_controller_is_whole_small_and_made_from_the_shipped_meta_data
     meta_data = Path(metalr.__file__).parents[1] / "meta_data" / card["meta_dataset"] / "card.json"
     assert card["sha256"] == sha256_of_file(path)
     assert card["held_out"]["gain_over_anchor"] > 0.0
+    assert card["held_out"]["gain_over_anchor_low"] > -REGRET_FLOOR
     assert card["feature_names"] == list(FEATURE_NAMES)
     assert card["meta_dataset_digest"] == json.loads(meta_data.read_text())["digest"]
     controller = metalr.load_controller(name)
@@ -74,4 +76,4 @@ def test_the_package_ships_a_default_and_less_than_a_mebibyte() -> None:
     assert metalr.load_controller("default").sha256 in {
         metalr.load_controller(name).sha256 for name in SHIPPED
     }
-    assert sum(file.stat().st_size for file in shipping.PRETRAINED.iterdir()) < 2**20
+    assert sum(file.stat().st_size for file in PRETRAINED.iterdir()) < 2**20
