@@ -18,7 +18,13 @@ from metalr.config import ConfigError, ExperimentConfig, short_hash
 from metalr.config.controlled import CONTROLLED
 from metalr.control import FEATURE_NAMES
 from metalr.display import Display
-from metalr.harvest.meta_dataset import MetaDataset, build_meta_dataset, load_meta_dataset, save_meta_dataset
+from metalr.harvest.meta_dataset import (
+    MetaDataset,
+    build_meta_dataset,
+    join_meta_datasets,
+    load_meta_dataset,
+    save_meta_dataset,
+)
 from metalr.harvest.plan import plan_trunks, resolved_device
 from metalr.harvest.refresh import refreshed
 from metalr.learning.controller import PRETRAINED, save_controller, shipped_controllers
@@ -128,11 +134,18 @@ def harvest_settings(config: ExperimentConfig, specs: Sequence[RunSpec]) -> dict
     }
 
 
+def _learned_from(config: ExperimentConfig) -> MetaDataset:
+    """The recipe's own meta-dataset with those of `meta.also`."""
+    own = _folders(config).meta_dataset
+    names = [own.name, *config.meta.also]
+    return join_meta_datasets([load_meta_dataset(own.parent / name) for name in names])
+
+
 def train_meta(config: ExperimentConfig, display: Display) -> list[Path]:
-    """Fit the recipe's learners on its meta-dataset; returns the paths of their weights."""
+    """Fit the recipe's learners on its meta-dataset and its `meta.also`; returns the paths of their weights."""
     metadataset(config, display)
     folders = _folders(config)
-    dataset = load_meta_dataset(folders.meta_dataset)
+    dataset = _learned_from(config)
     made_from = {
         "meta_dataset_digest": dataset.card["digest"],
         "meta": config.meta.model_dump(mode="json", exclude={"source"}),
@@ -160,12 +173,12 @@ def train_meta(config: ExperimentConfig, display: Display) -> list[Path]:
 
 
 def build_controllers(config: ExperimentConfig, display: Display) -> list[Path]:
-    """Fit the package's own controllers on the recipe's meta-dataset; returns the paths of their weights.
+    """Fit the package's own controllers on the recipe's meta-datasets; returns the paths of their weights.
 
-    No image is read and no run is trained. Raises ArtifactError where the meta-dataset is missing or damaged,
+    No image is read and no run is trained. Raises ArtifactError where a meta-dataset is missing or damaged,
     or where a controller does not pass the gate.
     """
-    dataset = load_meta_dataset(_folders(config).meta_dataset)
+    dataset = _learned_from(config)
     passes = num_passes(make_examples(dataset), config.meta) * len(config.meta.learners)
     with display.track("Build controllers", total=passes) as progress:
         return build_shipped(dataset, config.meta, on_pass=progress.advance)

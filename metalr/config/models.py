@@ -68,10 +68,11 @@ class TaskConfig(Section):
     `light`, `strong`: rotation, colour jitter, shift and scale, `strong` also perspective, grey and erasing."""
     cutout: Count = 0
     """Side in pixels of a square zeroed in each augmented training image; 0 for none."""
-    network: Literal["resnet18", "cnn", "mlp"] = "mlp"
-    """`resnet18`: CIFAR stem, torchvision blocks; `cnn`: plain convolutions without normalisation; `mlp`: two hidden layers."""
+    network: Literal["resnet18", "resnet10", "cnn", "cnn_bn", "cnn_gn", "mlp", "mlp_bn", "mlp_ln"] = "mlp"
+    """`resnet18`, `resnet10`: CIFAR stem, torchvision blocks, two or one a stage; `cnn`: three convolutions; `mlp`: two hidden
+    layers; `_bn`, `_gn`, `_ln`: the same with batch, group or layer normalisation."""
     width: Annotated[int, Field(ge=8, le=1024)] = 32
-    """Channels of the first stage (resnet18: 64 is the standard), or units of a hidden layer (mlp)."""
+    """Channels of the first stage (resnet18: 64 is the standard), or units of a hidden layer (an MLP)."""
     dropout: Fraction = 0.0
     """Probability of zeroing a unit before the last layer."""
     split_seed: Seed = 0
@@ -299,6 +300,8 @@ class MetaTrainConfig(Section):
     """Where `train` and `compare` take their controllers from: fitted on the recipe's own meta-dataset, or as they come
     with the package, which needs no harvest."""
 
+    also: list[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]] = []
+    """Meta-datasets to learn from beside the recipe's own, by the names of their folders in `meta_data/`."""
     learners: Annotated[list[LearnerName], Field(min_length=1)] = ["mlp", "lstm"]
     """Which meta-learners to fit."""
     label: Literal["branch", "greedy"] = "branch"

@@ -14,6 +14,7 @@ from metalr.control.features import FEATURE_GROUPS, FEATURE_NAMES, feature_row, 
 from metalr.control.finder import LRFinderResult, find_lr
 from metalr.control.finder_rules import FinderCurve, Suggestion, suggest, suggested_lr, suggestions_of
 from metalr.control.greedy import GreedyLR
+from metalr.control.normalisation import normalises
 from metalr.control.observation import Observation, Setting
 from metalr.control.probe import ProbeCurve, lr_range_test, usual_lr
 from metalr.control.schedule_fit import schedule_notes, schedule_problems
@@ -52,6 +53,7 @@ __all__ = [
     "find_lr",
     "lr_range_test",
     "make_schedule",
+    "normalises",
     "pretend_validation_loss",
     "reference_lr",
     "scales_gradients",

@@ -55,6 +55,8 @@ class Autopilot:
     pending: dict[str, float] | Observation = field(default_factory=dict)
     """What was offered since the last decision."""
     window: LRWindow = field(default_factory=LRWindow)
+    carried: dict[str, float] = field(default_factory=dict)
+    """What was measured in an epoch that ended without metrics: they may come after its last step."""
     history: list[dict[str, Any]] = field(default_factory=list)
     num_silent_epochs: int = 0
     reader: MetricReader = field(default_factory=MetricReader)
@@ -67,7 +69,7 @@ class Autopilot:
 
     def begin(self) -> None:
         """The training under control begins now, after epochs under another schedule."""
-        self.pending, self.window = {}, LRWindow()
+        self.pending, self.window, self.carried = {}, LRWindow(), {}
         if self.around.statistics is not None:
             self.around.statistics.reset(is_whole_epoch=False)
         self.take_snapshot()
@@ -128,17 +130,21 @@ class Autopilot:
         if self.around.is_shared and not is_epoch_end:
             return
         epoch = (unit + 1) // self.around.steps_per_epoch
-        observation = self._observation(epoch) if self.pending else None
+        observation = self._observation(epoch, is_epoch_end) if self.pending else None
         self.pending = {}
         is_decided = self._decide(observation)
         if is_epoch_end or is_decided:
             self._begin_epoch(observation, epoch, is_decided, is_epoch_end)
 
-    def _observation(self, epoch: int) -> Observation:
+    def _observation(self, epoch: int, is_epoch_end: bool) -> Observation:
         if isinstance(self.pending, Observation):
             return self.pending
+        measured = self._measured() if is_epoch_end or not self.carried else self.carried
+        return Observation.from_measurements(epoch, measured | self.pending)
+
+    def _measured(self) -> dict[str, float]:
         gathered = self.around.statistics.read() if self.around.statistics else {}
-        return Observation.from_measurements(epoch, gathered | self.window.measurements() | self.pending)
+        return gathered | self.window.measurements()
 
     def _decide(self, observation: Observation | None) -> bool:
         """Whether a decision was made, here or by rank 0."""
@@ -169,6 +175,7 @@ class Autopilot:
     def _begin_epoch(
         self, observation: Observation | None, epoch: int, is_decided: bool, is_epoch_end: bool
     ) -> None:
+        self.carried = self._measured() if not is_decided and self.around.steps_per_epoch > 1 else {}
         reason = self.decision.reason if is_decided else "held: nothing was observed"
         self.history.append(history_row(observation, epoch, self.window, reason))
         if self.around.statistics is not None:
@@ -199,6 +206,7 @@ class Autopilot:
             else dict(self.pending),
             "pending_is_observation": is_whole,
             "window": self.window.to_dict(),
+            "carried": dict(self.carried),
             "statistics": statistics.state_dict() if statistics else None,
             "history": [dict(row) for row in self.history],
             "num_silent_epochs": self.num_silent_epochs,
@@ -213,6 +221,7 @@ class Autopilot:
         if values["setting"] is not None and not self.around.is_described:
             self.setting = Setting(**values["setting"])
         self.state, self.pending, self.window = state, whole, window
+        self.carried = dict(values["carried"])
         self.history = [dict(row) for row in values["history"]]
         self.num_silent_epochs = values["num_silent_epochs"]
         if self.around.statistics is not None and values["statistics"] is not None:

@@ -165,6 +165,9 @@ _GROUPS: dict[str, dict[str, Callable[[_State], float]]] = {
         "averages_iterates": lambda s: _flag(s.setting.averages_iterates),
         "scales_gradients": lambda s: _flag(s.setting.scales_gradients),
     },
+    "model": {
+        "normalises": lambda s: _flag(s.setting.normalises),
+    },
     "lr": {
         "log_peak_over_reference": lambda s: _log_ratio(s.now.peak_lr, _reference(s)),
     },
@@ -217,7 +220,9 @@ def reference_lr(setting: Setting, probe: ProbeCurve | None) -> float:
     """What candidates and features are relative to: the probe's guess, or without one the usual LR."""
     if probe:
         return probe.reference_lr
-    return usual_lr(setting.scales_gradients, setting.averages_iterates, setting.momentum)
+    return usual_lr(
+        setting.scales_gradients, setting.averages_iterates, setting.momentum, setting.normalises
+    )
 
 
 def feature_row(trace: Sequence[Observation], setting: Setting, probe: ProbeCurve | None) -> np.ndarray:

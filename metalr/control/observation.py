@@ -27,6 +27,8 @@ class Setting:
     """Whether what one uses is an average of the trained weights."""
     scales_gradients: bool | None = None
     """Whether the optimizer divides the gradient by its size, as Adam does."""
+    normalises: bool | None = None
+    """Whether the network has normalisation layers."""
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from metalr.config import ProbeConfig
 from metalr.control.anchor import averages_iterates, scales_gradients
+from metalr.control.normalisation import normalises
 from metalr.control.ramp import run_ramp
 from metalr.control.undo import undone
 
@@ -29,21 +30,28 @@ EDGE_TOLERANCE = 0.1
 ramp, the noise of its batches alone lifts the loss a little, at any LR. On 55 trunks of the harvest without
 it, the edge lay at up to a thousandth of the best LR."""
 EDGE_FRACTION = 1 / 8
-"""The best peak of SGD is about this fraction of the edge; see `experiments/results/NOTES.md`."""
+"""The best peak of SGD is about this fraction of the edge; see `experiments/results/NOTES.md`. Of a network that
+normalises it is the edge itself: the best peak lay five times as high over the reference."""
+NORMALISED_USUAL = 10 / 3
+"""Under SGD a network that normalises is usually trained at a so much larger LR (0.1: He et al. 2015)."""
 
 
 def usual_lr(
-    scales_gradients: bool | None = None, averages_iterates: bool | None = None, momentum: float | None = None
+    scales_gradients: bool | None = None,
+    averages_iterates: bool | None = None,
+    momentum: float | None = None,
+    normalises: bool | None = None,
 ) -> float:
     """The reference LR where no probe has told one: what people usually start from under such an optimizer.
 
     0.003 where gradients are scaled, 0.01 where iterates are averaged as well; for SGD 0.3 (1 - momentum),
-    and ten times as much where iterates are averaged.
+    1 - momentum where the network normalises, and ten times as much where iterates are averaged.
 
     Args:
         scales_gradients: Whether the optimizer divides the gradient by its size; None: no.
         averages_iterates: Whether what one uses is an average of the trained weights; None: no.
         momentum: SGD's, in [0, 1); None: 0.9.
+        normalises: Whether the network has normalisation layers; None: no.
 
     >>> usual_lr(scales_gradients=True)
     0.003
@@ -51,6 +59,7 @@ def usual_lr(
     if scales_gradients:
         return 0.01 if averages_iterates else 0.003
     lr = 0.3 * (1.0 - min(0.9 if momentum is None else momentum, 0.99))
+    lr *= NORMALISED_USUAL if normalises else 1.0
     return 10.0 * lr if averages_iterates else lr
 
 
@@ -72,6 +81,8 @@ class ProbeCurve:
     """Whether what one uses is an average of the trained weights."""
     momentum: float | None = None
     """SGD's momentum; None: not known."""
+    normalises: bool = False
+    """Whether the network has normalisation layers."""
 
     def smoothed(self) -> np.ndarray:
         """The losses, smoothed over neighbouring steps; shape (len(lrs),)."""
@@ -117,15 +128,16 @@ class ProbeCurve:
         """What candidates and features are relative to: a guess at the best peak, good to a factor of ten.
 
         The geometric mean of the usual LR and of one that follows the edge: an eighth of it under plain SGD,
-        the edge itself where gradients are scaled or iterates averaged. Over 46 trunks the best peak moved
+        the edge itself where gradients are scaled, iterates averaged or the network normalises. Over 46 trunks the best peak moved
         with about the root of the edge, or less. Where SGD's loss falls up to the end of the ramp, the usual
         LR says nothing.
         """
         plain = not (self.scales_gradients or self.averages_iterates)
-        following = self.edge_lr * (EDGE_FRACTION if plain else 1.0)
+        following = self.edge_lr * (EDGE_FRACTION if plain and not self.normalises else 1.0)
         if plain and self.lowest_lr == self.edge_lr == self.lrs[-1] and not self.exploded:
             return following  # still falling at the ramp's end: no loss of a usual size
-        return math.sqrt(following * usual_lr(self.scales_gradients, self.averages_iterates, self.momentum))
+        usual = usual_lr(self.scales_gradients, self.averages_iterates, self.momentum, self.normalises)
+        return math.sqrt(following * usual)
 
     def loss_change_at(self, lr: float) -> float | None:
         """Smoothed loss minus the initial one, nats, interpolated in log LR.
@@ -160,6 +172,7 @@ class ProbeCurve:
             scales_gradients=values.get("scales_gradients", False),
             averages_iterates=values.get("averages_iterates", False),
             momentum=values.get("momentum"),
+            normalises=values.get("normalises", False),
         )
 
 
@@ -206,4 +219,5 @@ def lr_range_test(
         scaled,
         averages_iterates(optimizer),
         optimizer.param_groups[0].get("momentum"),
+        normalises(model),
     )

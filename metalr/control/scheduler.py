@@ -114,7 +114,7 @@ class MetaLR(LRScheduler):
         self._config = config or ControlConfig()
         self._total_epochs, self._steps_per_epoch = total_epochs, steps_per_epoch
         is_shared = is_shared and is_distributed()
-        described = setting or setting_of(optimizer, total_epochs, steps_per_epoch)
+        described = setting or setting_of(optimizer, total_epochs, steps_per_epoch, model)
         if probe is None and model is not None and batches is not None and loss_fn is not None:
             seen = probe_model(model, optimizer, loss_fn, batches, self._config.probe, is_shared=is_shared)
             probe = seen.curve

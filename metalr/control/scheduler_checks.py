@@ -13,6 +13,7 @@ from torch.optim import LBFGS, Optimizer
 
 from metalr.config import ControlConfig
 from metalr.control.anchor import averages_iterates, scales_gradients
+from metalr.control.normalisation import normalises
 from metalr.control.observation import Setting
 from metalr.control.schedules import initial_lr_of
 
@@ -76,8 +77,10 @@ def respecting(config: ControlConfig, own_lr: float, respect: float | None) -> C
     return config.model_copy(update={"min_lr": min(low, high), "max_lr": high})
 
 
-def setting_of(optimizer: Optimizer, total_epochs: int | None, steps_per_epoch: int) -> Setting:
-    """What the optimizer tells of the training. Stepped once an epoch, its steps are not known."""
+def setting_of(
+    optimizer: Optimizer, total_epochs: int | None, steps_per_epoch: int, model: nn.Module | None
+) -> Setting:
+    """What optimizer and model tell of the training. Stepped once an epoch, its steps are not known."""
     group = optimizer.param_groups[0]
     return Setting(
         total_epochs,
@@ -86,6 +89,7 @@ def setting_of(optimizer: Optimizer, total_epochs: int | None, steps_per_epoch: 
         weight_decay=_number(group.get("weight_decay")),
         averages_iterates=averages_iterates(optimizer),
         scales_gradients=scales_gradients(optimizer),
+        normalises=None if model is None else normalises(model),
     )
 
 

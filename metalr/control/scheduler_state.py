@@ -11,12 +11,12 @@ from metalr.control.observation import Observation
 
 __all__ = ["STATE_VERSION", "LRWindow", "checked_state", "history_row"]
 
-STATE_VERSION = 2
+STATE_VERSION = 3
 _FIELDS = frozenset(
     {
         "version", "controller_sha256", "last_epoch", "step_count", "last_lr", "base_lrs", "pending",
-        "pending_is_observation", "total_epochs", "steps_per_epoch", "window", "statistics", "history",
-        "num_silent_epochs", "setting", *LAW_FIELDS,
+        "pending_is_observation", "total_epochs", "steps_per_epoch", "window", "carried", "statistics",
+        "history", "num_silent_epochs", "setting", *LAW_FIELDS,
     }
 )  # fmt: skip
 
@@ -61,9 +61,11 @@ def checked_state(state: Mapping[str, Any], controller_sha256: str) -> dict[str,
         ValueError: another version than can be read, a field missing, or another controller's state.
     """
     version = state.get("version")
-    if version not in (1, STATE_VERSION):
-        raise ValueError(f"MetaLR state has version {version}, expected {STATE_VERSION} (or 1)")
+    if version not in (1, 2, STATE_VERSION):
+        raise ValueError(f"MetaLR state has version {version}, expected {STATE_VERSION} (or 1, 2)")
     found = _from_version_1(state) if version == 1 else dict(state)
+    if version != STATE_VERSION:
+        found.setdefault("carried", {})
     missing = sorted(_FIELDS - set(found))
     if missing:
         raise ValueError(f"MetaLR state lacks {', '.join(missing)}: it is damaged; load another checkpoint")

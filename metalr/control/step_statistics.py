@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -19,13 +19,16 @@ __all__ = ["StepStatistics"]
 
 NUM_SAMPLES = 8
 """At most so many gradients of an epoch are measured; of the first, whose length is not known, up to 15."""
+FEW_SAMPLES = 4
+"""So many are enough where an epoch is short: of every step but one in four none is measured then."""
 
 
 class StepStatistics:
     """Statistics of the optimizer steps since the last `reset`, which begins an epoch.
 
     Every step is sampled at first; at twice `NUM_SAMPLES` samples every other one is dropped, and from then
-    on half as often sampled. After a whole epoch its number of steps is known, and 8 are sampled.
+    on half as often sampled. After a whole epoch its number of steps is known, and 4 to 8 are sampled, in a
+    longer one not more than every fourth.
     A step that a `GradScaler` skips calls no hook; one that it leaves to a fused optimizer to skip leaves a
     gradient that is not finite, which is then not counted. Steps inside `torch.compile` or a CUDA graph are
     not seen.
@@ -43,7 +46,7 @@ class StepStatistics:
         """Called once, before the next step."""
         self._steps_of_last_epoch: int | None = None
         self._is_scaled = False
-        self._samples: list[Tensor] = []
+        self._samples: list[_Sample] = []
         self._start: list[tuple[Tensor, Tensor]] = []
         self._begin()
         self._handles = [
@@ -69,6 +72,7 @@ class StepStatistics:
         if norms:
             mean = sum(norms) / len(norms)
             found["grad_norm"] = mean
+        if len(norms) > 1:
             found["grad_norm_sd"] = math.sqrt(sum((norm - mean) ** 2 for norm in norms) / len(norms))
         if self._num_steps:
             found["weight_norm"] = float(_norm(self._parameters()))
@@ -99,7 +103,7 @@ class StepStatistics:
         """Go on from `state_dict`."""
         self._begin()
         self._num_steps, self._stride = state["num_steps"], state["stride"]
-        self._samples = [torch.tensor(norm, dtype=torch.float64) for norm in state["norms"]]
+        self._samples = [([torch.tensor(norm, dtype=torch.float64)], None) for norm in state["norms"]]
         self._steps_of_last_epoch = state["steps_of_last_epoch"]
         self._misses_start = self._num_steps > 0
 
@@ -108,8 +112,11 @@ class StepStatistics:
         self._samples, self._start = [], []
         self._misses_start = False
         self._is_due_after = False
+        self._watched: list[nn.Parameter] = []
         known = self._steps_of_last_epoch
-        self._stride = math.ceil(known / NUM_SAMPLES) if known else 1
+        self._stride = 1
+        if known:
+            self._stride = max(math.ceil(known / NUM_SAMPLES), min(FEW_SAMPLES, known // FEW_SAMPLES))
 
     def _before_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if _is_recorded():
@@ -136,14 +143,15 @@ class StepStatistics:
 
     @torch.no_grad()
     def _sample(self, optimizer: Optimizer) -> None:
-        gradients = [p.grad for p in self._parameters() if p.grad is not None]
+        if not self._num_steps or not self._watched:
+            self._watched = list(self._parameters())  # walking through a deep model takes as long as a norm
+        gradients = [p.grad for p in self._watched if p.grad is not None]
         if not gradients:
             return
-        norm = _norm(gradients)
         scale = getattr(optimizer, "grad_scale", None)
         if scale is not None:  # a fused optimizer divides by it, and skips what is not finite, by itself
-            norm, self._is_scaled = norm / scale.to(norm.device), True
-        self._samples.append(norm)
+            scale, self._is_scaled = scale.clone(), True
+        self._samples.append((_norms_of(gradients), scale))
         if len(self._samples) == 2 * NUM_SAMPLES:
             self._samples = self._samples[::2]
             self._stride *= 2
@@ -151,10 +159,7 @@ class StepStatistics:
     def _norms(self) -> list[float]:
         if not self._samples:
             return []
-        device = self._samples[-1].device
-        norms: list[float] = torch.stack(
-            [n.to(device, torch.float64).reshape(()) for n in self._samples]
-        ).tolist()
+        norms = _totals(self._samples)
         return [norm for norm in norms if math.isfinite(norm)] if self._is_scaled else norms
 
     @torch.no_grad()
@@ -175,13 +180,47 @@ def _is_recorded() -> bool:
     return torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()  # type: ignore[no-untyped-call]
 
 
+_Sample = tuple[list[Tensor], Tensor | None]
+"""The norm of every gradient, and the scale that a GradScaler had given them."""
+
+
 @torch.no_grad()
-def _norm(tensors: Iterable[Tensor]) -> Tensor:
-    dense = [t.coalesce().values() if t.is_sparse else t for t in tensors if t.numel()]
+def _norms_of(tensors: Iterable[Tensor]) -> list[Tensor]:
+    """The norm of each tensor that has elements, on its own device."""
+    dense = [t.detach().coalesce().values() if t.is_sparse else t.detach() for t in tensors if t.numel()]
     if len({(t.device, t.dtype) for t in dense}) != 1:
-        return torch.nn.utils.get_total_norm([t.detach() for t in dense])
-    norm: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(dense)))  # less to launch
-    return norm
+        return [torch.linalg.vector_norm(t) for t in dense]
+    return list(torch._foreach_norm(dense))  # less to launch
+
+
+@torch.no_grad()
+def _total(norms: Sequence[Tensor]) -> Tensor:
+    """The norm of all tensors together, from theirs; 0 of none."""
+    if not norms:
+        return torch.zeros(())
+    device = norms[0].device
+    same = all(norm.device == device and norm.dtype == norms[0].dtype for norm in norms)
+    alike = list(norms) if same else [norm.to(device, torch.float32) for norm in norms]
+    total: Tensor = torch.linalg.vector_norm(torch.stack(alike))
+    return total
+
+
+def _totals(samples: Sequence[_Sample]) -> list[float]:
+    """The norm of each sample's gradients, by one transfer from the device."""
+    lengths = {len(norms) for norms, _ in samples}
+    kinds = {(norm.device, norm.dtype) for norms, _ in samples for norm in norms}
+    if len(lengths) == len(kinds) == 1 and lengths != {0} and all(scale is None for _, scale in samples):
+        together = torch.stack([norm for norms, _ in samples for norm in norms]).view(len(samples), -1)
+        alike: list[float] = torch.linalg.vector_norm(together, dim=1).tolist()
+        return alike
+    totals = [_total(norms) if scale is None else _total(norms) / scale for norms, scale in samples]
+    device = totals[-1].device
+    each: list[float] = torch.stack([total.to(device, torch.float64) for total in totals]).tolist()
+    return each
+
+
+def _norm(tensors: Iterable[Tensor]) -> Tensor:
+    return _total(_norms_of(tensors))
 
 
 def _weak(method: Callable[..., None]) -> Callable[..., None]:

@@ -35,7 +35,14 @@ from metalr.harvest.tables import (
 from metalr.training.artifacts import ArtifactError, read_json, write_atomically, write_json
 from metalr.training.records import RunRecord
 
-__all__ = ["MetaDataset", "build_meta_dataset", "group_of", "load_meta_dataset", "save_meta_dataset"]
+__all__ = [
+    "MetaDataset",
+    "build_meta_dataset",
+    "group_of",
+    "join_meta_datasets",
+    "load_meta_dataset",
+    "save_meta_dataset",
+]
 
 _AGAIN = "make the meta-dataset again with `metalr metadataset` (finished runs are not repeated)"
 
@@ -135,6 +142,48 @@ def load_meta_dataset(folder: Path) -> MetaDataset:
     if count(**frames) != counts:
         raise ArtifactError(f"{folder / 'card.json'}: its counts are not those of the tables; {_AGAIN}")
     return MetaDataset(**frames, card=card)
+
+
+def join_meta_datasets(datasets: Sequence[MetaDataset]) -> MetaDataset:
+    """All of them as one to learn from; a run that several hold counts once.
+
+    Its card has `settings`, `feature_names`, `counts`, a `digest` of the parts' and, in `parts`, each part's
+    digest by its name; it is not for saving.
+
+    Raises:
+        ArtifactError: parts with other features than the first.
+    """
+    first, *others = datasets
+    for other in others:
+        if other.feature_names != first.feature_names:
+            raise ArtifactError(
+                f"the meta-datasets {_name(first)} and {_name(other)} hold different features; {_AGAIN}"
+            )
+    frames = {name: _first_of_each_run(datasets, name) for name in ("transitions", "forks")}
+    parts = {_name(dataset): dataset.card["digest"] for dataset in datasets}
+    digest = hashlib.sha256(canonical_json(list(parts.items())).encode()).hexdigest()
+    card = {
+        "settings": {"name": " + ".join(parts)},
+        "feature_names": first.feature_names,
+        "counts": count(**frames),
+        "parts": parts,
+        "digest": digest if others else first.card["digest"],
+    }
+    return MetaDataset(**frames, card=card)
+
+
+def _name(dataset: MetaDataset) -> str:
+    return str(dataset.card["settings"]["name"])
+
+
+def _first_of_each_run(datasets: Sequence[MetaDataset], table: str) -> pd.DataFrame:
+    seen: set[str] = set()
+    kept = []
+    for dataset in datasets:
+        frame: pd.DataFrame = getattr(dataset, table)
+        kept.append(frame[~frame["run_id"].isin(seen)])
+        seen |= set(dataset.transitions["run_id"])
+    return pd.concat(kept, ignore_index=True)
 
 
 def _contents(transitions: pd.DataFrame, forks: pd.DataFrame, columns: Sequence[Column]) -> dict[str, bytes]:

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import safetensors.torch
 import torch
-from torch import Tensor
 
 from metalr.control import FEATURE_NAMES, Prediction
 from metalr.learning.learners import Learner, make_learner
+from metalr.learning.stacked import stacked
 from metalr.training.artifacts import ArtifactError, read_json, sha256_of_file, write_atomically, write_json
 
 __all__ = [
@@ -60,10 +60,11 @@ class LearnedController:
         prior: Sequence[float] | None = None,
         trust: float = 1.0,
     ) -> None:
-        self._members = [member.eval() for member in members]
+        self._initial_state = torch.cat([member.initial_state() for member in members]).tolist()
+        self._stacked = stacked(members)
         self._log_offsets = tuple(log_offsets)
         self._sha256 = sha256
-        self._prior = None if prior is None else torch.tensor(prior, dtype=torch.float32)
+        self._prior = None if prior is None else np.array(prior, dtype=np.float32)
         self._trust = trust
 
     @property
@@ -78,23 +79,15 @@ class LearnedController:
 
     def initial_state(self) -> list[float]:
         """The members' memories, one behind the other."""
-        return torch.cat([member.initial_state() for member in self._members]).tolist()
+        return list(self._initial_state)
 
-    @torch.inference_mode()
     def step(self, state: list[float], features_F: np.ndarray) -> tuple[list[float], Prediction]:
         """The memories after one more observation, and the members' mean prediction."""
-        features = torch.as_tensor(features_F, dtype=torch.float32)
-        memories: list[Tensor] = []
-        heads: list[Tensor] = []
-        for member, memory in zip(self._members, torch.tensor(state).chunk(len(self._members)), strict=True):
-            new_memory, both = member.step(memory, features)
-            memories.append(new_memory)
-            heads.append(both)
-        mean = torch.stack(heads).mean(dim=0)
-        regrets = mean[:-1]
-        if self._prior is not None and not features[PROBED].isnan():
-            regrets = self._prior + self._trust * (regrets - self._prior)
-        return torch.cat(memories).tolist(), Prediction(tuple(regrets.tolist()), float(mean[-1]))
+        memory, heads_K = self._stacked.step(state, features_F)
+        regrets_K = heads_K[:-1]
+        if self._prior is not None and not np.isnan(features_F[PROBED]):
+            regrets_K = self._prior + self._trust * (regrets_K - self._prior)
+        return memory, Prediction(tuple(regrets_K.tolist()), float(heads_K[-1]))
 
 
 def save_controller(

@@ -170,14 +170,20 @@ def _groups(transitions: pd.DataFrame) -> dict[str, str]:
     return {str(run): str(group) for run, group in runs["group"].items()}
 
 
-def unprobed(examples: Examples) -> Examples:
+def unprobed(examples: Examples, *, knows_model: bool = False) -> Examples:
     """The same examples as a training without a probe would have shown them.
 
-    The reference LR is the optimizer's usual one, and the features of the probe are missing.
+    The reference LR is the usual one, and the features of the probe are missing; those of the model too,
+    unless it is there.
     """
-    twins = rereferenced(examples, log_usual_lrs(examples))
-    twins.traces_ETF[:, :, list(FEATURE_GROUPS["probe"])] = np.nan
-    return twins
+    seen = examples if knows_model else _without(examples, "model")
+    return _without(rereferenced(seen, log_usual_lrs(seen)), "probe")
+
+
+def _without(examples: Examples, group: str) -> Examples:
+    traces_ETF = examples.traces_ETF.copy()
+    traces_ETF[:, :, list(FEATURE_GROUPS[group])] = np.nan
+    return replace(examples, traces_ETF=traces_ETF)
 
 
 def log_usual_lrs(examples: Examples) -> np.ndarray:
@@ -208,10 +214,12 @@ def _log_usual_lr(features_F: np.ndarray) -> float:
         found = float(features_F[FEATURE_NAMES.index(name)])
         return None if np.isnan(found) else found
 
-    scales, averages = (bool(value(name)) for name in ("scales_gradients", "averages_iterates"))
+    scales, averages, norms = (
+        bool(value(name)) for name in ("scales_gradients", "averages_iterates", "normalises")
+    )
     log_rest = value("log_one_minus_momentum")
     momentum = None if log_rest is None else 1.0 - float(np.exp(log_rest))
-    return float(np.log(usual_lr(scales, averages, momentum)))
+    return float(np.log(usual_lr(scales, averages, momentum, norms)))
 
 
 def _values(forks: list[pd.DataFrame], column: str) -> np.ndarray:

@@ -137,7 +137,7 @@ def train_ensemble(
 ) -> tuple[list[Learner], list[dict[str, float]]]:
     """The members trained on `inside`, and a row per meta-epoch with their loss there and on `outside`."""
     if config.unprobed:
-        inside = joined(inside, unprobed(inside))
+        inside = joined(joined(inside, unprobed(inside)), unprobed(inside, knows_model=True))
     members = [_new_member(inside, name, config, index) for index in range(config.ensemble)]
     return members, _train_members(members, inside, outside, config, tell)
 

@@ -91,7 +91,7 @@ def architecture(name: str, config: MetaTrainConfig, examples: Examples) -> dict
 def _card(dataset: MetaDataset, examples: Examples, config: MetaTrainConfig, result: Fit) -> dict[str, Any]:
     """Neither time nor commit: the same data and settings give the same card."""
     return {
-        "meta_dataset": dataset.card["settings"]["name"],
+        "meta_datasets": dataset.card.get("parts") or {dataset.card["settings"]["name"]: dataset.card["digest"]},
         "meta_dataset_digest": dataset.card["digest"],
         "counts": dataset.card["counts"],
         "task_groups": sorted(set(examples.groups_E.tolist())),

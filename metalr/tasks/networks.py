@@ -1,4 +1,4 @@
-"""The networks that are trained: a ResNet-18 for small images, a plain CNN, an MLP; one registry.
+"""The networks that are trained: ResNets for small images, CNNs and MLPs with and without normalisation.
 
 All take normalised images of shape (B, in_channels, image_size, image_size) to logits (B, num_classes).
 """
@@ -6,6 +6,7 @@ All take normalised images of shape (B, in_channels, image_size, image_size) to 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from torch import Tensor, nn
 
@@ -36,32 +37,41 @@ class _ResidualBlock(nn.Module):
         return self.relu(self.bn2(self.conv2(hidden)) + shortcut)  # type: ignore[no-any-return]
 
 
-class _ResNet18(nn.Module):
-    """ResNet-18 (He et al. 2015, arXiv 1512.03385) whose stem keeps the side: 3x3, stride 1, no pooling.
+class _ResNet(nn.Module):
+    """ResNet (He et al. 2015, arXiv 1512.03385) whose stem keeps the side: 3x3, stride 1, no pooling.
 
-    At width 64 the state dict is that of torchvision's `resnet18` but for the shape of `conv1.weight`.
+    Two blocks a stage are ResNet-18: at width 64 the state dict is that of torchvision's `resnet18` but for
+    the shape of `conv1.weight`. One block a stage is ResNet-10.
     """
 
     def __init__(
-        self, in_channels: int, num_classes: int, image_size: int, width: int, dropout: float
+        self,
+        in_channels: int,
+        num_classes: int,
+        image_size: int,
+        width: int,
+        dropout: float,
+        *,
+        blocks_per_stage: int,
     ) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(in_channels, width, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         self.relu = nn.ReLU(inplace=True)
-        self.layer1 = self._stage(width, width, stride=1)
-        self.layer2 = self._stage(width, 2 * width, stride=2)
-        self.layer3 = self._stage(2 * width, 4 * width, stride=2)
-        self.layer4 = self._stage(4 * width, 8 * width, stride=2)
+        self.layer1 = self._stage(width, width, 1, blocks_per_stage)
+        self.layer2 = self._stage(width, 2 * width, 2, blocks_per_stage)
+        self.layer3 = self._stage(2 * width, 4 * width, 2, blocks_per_stage)
+        self.layer4 = self._stage(4 * width, 8 * width, 2, blocks_per_stage)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.dropout = nn.Dropout(dropout)
         self.fc = nn.Linear(8 * width, num_classes)
         _initialise_convolutions(self)
 
     @staticmethod
-    def _stage(in_channels: int, out_channels: int, stride: int) -> nn.Sequential:
+    def _stage(in_channels: int, out_channels: int, stride: int, num_blocks: int) -> nn.Sequential:
         first = _ResidualBlock(in_channels, out_channels, stride)
-        return nn.Sequential(first, _ResidualBlock(out_channels, out_channels, 1))
+        others = (_ResidualBlock(out_channels, out_channels, 1) for _ in range(num_blocks - 1))
+        return nn.Sequential(first, *others)
 
     def forward(self, images: Tensor) -> Tensor:
         hidden = self.relu(self.bn1(self.conv1(images)))
@@ -78,17 +88,35 @@ def _initialise_convolutions(network: nn.Module) -> None:
                 nn.init.zeros_(module.bias)
 
 
-def _make_cnn(in_channels: int, num_classes: int, image_size: int, width: int, dropout: float) -> nn.Module:
-    """3x3 convolutions of width, 2 width and 4 width channels, halving the side twice; no normalisation."""
+def _group_norm(channels: int) -> nn.GroupNorm:
+    return nn.GroupNorm(channels // 8 or 1, channels)
+
+
+Normalisation = Callable[[int], nn.Module]
+"""A layer for that many channels or units."""
+
+
+def _make_cnn(
+    in_channels: int,
+    num_classes: int,
+    image_size: int,
+    width: int,
+    dropout: float,
+    *,
+    normalisation: Normalisation | None = None,
+) -> nn.Module:
+    """3x3 convolutions of width, 2 width and 4 width channels, halving the side twice."""
+
+    def convolution(before: int, after: int) -> list[nn.Module]:
+        norm = [normalisation(after)] if normalisation else []
+        return [nn.Conv2d(before, after, 3, padding=1), *norm, nn.ReLU(inplace=True)]
+
     network = nn.Sequential(
-        nn.Conv2d(in_channels, width, 3, padding=1),
-        nn.ReLU(inplace=True),
+        *convolution(in_channels, width),
         nn.MaxPool2d(2),
-        nn.Conv2d(width, 2 * width, 3, padding=1),
-        nn.ReLU(inplace=True),
+        *convolution(width, 2 * width),
         nn.MaxPool2d(2),
-        nn.Conv2d(2 * width, 4 * width, 3, padding=1),
-        nn.ReLU(inplace=True),
+        *convolution(2 * width, 4 * width),
         nn.AdaptiveAvgPool2d(1),
         nn.Flatten(),
         nn.Dropout(dropout),
@@ -98,13 +126,24 @@ def _make_cnn(in_channels: int, num_classes: int, image_size: int, width: int, d
     return network
 
 
-def _make_mlp(in_channels: int, num_classes: int, image_size: int, width: int, dropout: float) -> nn.Module:
+def _make_mlp(
+    in_channels: int,
+    num_classes: int,
+    image_size: int,
+    width: int,
+    dropout: float,
+    *,
+    normalisation: Normalisation | None = None,
+) -> nn.Module:
     """Two hidden layers of `width` units; torch's own initialisation, as in a user's plain MLP."""
+    norms = [[normalisation(width)] if normalisation else [] for _ in range(2)]
     return nn.Sequential(
         nn.Flatten(),
         nn.Linear(in_channels * image_size**2, width),
+        *norms[0],
         nn.ReLU(inplace=True),
         nn.Linear(width, width),
+        *norms[1],
         nn.ReLU(inplace=True),
         nn.Dropout(dropout),
         nn.Linear(width, num_classes),
@@ -112,9 +151,14 @@ def _make_mlp(in_channels: int, num_classes: int, image_size: int, width: int, d
 
 
 NETWORKS: dict[str, Callable[[int, int, int, int, float], nn.Module]] = {
-    "resnet18": _ResNet18,
+    "resnet18": partial(_ResNet, blocks_per_stage=2),
+    "resnet10": partial(_ResNet, blocks_per_stage=1),
     "cnn": _make_cnn,
+    "cnn_bn": partial(_make_cnn, normalisation=nn.BatchNorm2d),
+    "cnn_gn": partial(_make_cnn, normalisation=_group_norm),
     "mlp": _make_mlp,
+    "mlp_bn": partial(_make_mlp, normalisation=nn.BatchNorm1d),
+    "mlp_ln": partial(_make_mlp, normalisation=nn.LayerNorm),
 }
 """Name in `task.network` -> maker from (in_channels, num_classes, image_size, width, dropout)."""
 
@@ -125,8 +169,8 @@ def make_network(
     """A freshly initialised network on the CPU; draws from torch's global generator.
 
     `image_size` is the side in pixels, `width` the channels of the first stage (units of a hidden layer for
-    `mlp`), `dropout` the probability in 0..1 before the last layer.
-    Raises ValueError for an unknown name, for a width below 8, and for images of under 4 pixels (`mlp`: 1).
+    an MLP), `dropout` the probability in 0..1 before the last layer.
+    Raises ValueError for an unknown name, for a width below 8, and for images of under 4 pixels (MLPs: 1).
     """
     if name not in NETWORKS:
         raise ValueError(f"network={name!r} is unknown; choose one of {', '.join(sorted(NETWORKS))}")
@@ -135,7 +179,7 @@ def make_network(
             f"width={width} must be at least {MIN_WIDTH}: convolutions of 4 channels in channels_last layout "
             "crash torch 2.12 on the CPU"
         )
-    smallest = 1 if name == "mlp" else 4
+    smallest = 1 if name.startswith("mlp") else 4
     if image_size < smallest:
         raise ValueError(f"image_size={image_size} must be at least {smallest} pixels for network={name}")
     return NETWORKS[name](in_channels, num_classes, image_size, width, dropout)

@@ -24,6 +24,7 @@ from metalr.control import (
     feature_row,
     lr_range_test,
     make_schedule,
+    normalises,
     scales_gradients,
 )
 from metalr.control.finder_rules import suggested_lr
@@ -123,6 +124,7 @@ def start_or_resume(
         spec.train.weight_decay,
         averages_iterates(optimizer),
         scales_gradients(optimizer),
+        normalises(model),
     )
     schedule = _schedule(spec, model, optimizer, setting, probe, controller)
     training = Training(task, spec.train, model, optimizer, schedule, spec.seed, steps)

@@ -125,10 +125,10 @@ def test_an_empty_trace_is_refused() -> None:
 
 
 @pytest.mark.parametrize(("flag", "feature"), [(True, 1.0), (False, 0.0), (None, math.nan)])
-def test_what_the_optimizer_is(flag: bool | None, feature: float) -> None:
-    setting = Setting(8, averages_iterates=flag, scales_gradients=flag)
+def test_what_optimizer_and_model_are(flag: bool | None, feature: float) -> None:
+    setting = Setting(8, averages_iterates=flag, scales_gradients=flag, normalises=flag)
     row = feature_row([Observation(epoch=0)], setting, None)
-    for name in ("averages_iterates", "scales_gradients"):
+    for name in ("averages_iterates", "scales_gradients", "normalises"):
         assert row[FEATURE_NAMES.index(name)] == pytest.approx(feature, nan_ok=True)
 
 

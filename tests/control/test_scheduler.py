@@ -1,5 +1,6 @@
 """MetaLR against LRs worked out by hand, its bounds, its rollback, and its state."""
 
+import copy
 import io
 import math
 import warnings
@@ -68,6 +69,40 @@ def test_per_step_the_lr_glides_and_only_an_observation_decides() -> None:
     heights = [1 - (k + 0.5) / 6 for k in range(6)]
     peaks = [0.1] * 3 + [0.2] * 3
     assert lrs == pytest.approx([p * a for p, a in zip(peaks, heights, strict=True)], rel=1e-12)
+
+
+@pytest.mark.parametrize("saved", [False, True])
+def test_a_loss_measured_after_the_last_step_belongs_to_the_epoch_just_ended(saved: bool) -> None:
+    """A loop that steps the scheduler every batch validates when its last batch is done."""
+    model, optimizer = one_weight(0.1)
+
+    def started() -> MetaLR:
+        return MetaLR(optimizer, RuleController(lambda t, _: 2), total_epochs=3, steps_per_epoch=4)
+
+    scheduler = started()
+    lrs, norms = [], []
+    for step in range(9):
+        model.weight.grad = torch.full((1, 1), 0.1 * (step + 1))
+        if step < 4:
+            lrs.append(optimizer.param_groups[0]["lr"])
+            norms.append(0.1 * (step + 1))
+        optimizer.step()
+        scheduler.step()
+        if step == 3:
+            scheduler.observe({"val_loss": 1.0})
+            if saved:
+                state, kept = scheduler.state_dict(), copy.deepcopy(optimizer.state_dict())
+                scheduler = started()
+                scheduler.load_state_dict(state)
+                optimizer.load_state_dict(kept)
+    (seen,) = scheduler.state_dict()["trace"][1:]
+    assert (seen["epoch"], seen["inner_valid_loss"]) == (1, 1.0)
+    assert seen["lr"] == pytest.approx(sum(lrs) / 4)
+    assert seen["grad_norm"] == pytest.approx(sum(norms) / 4)
+    assert scheduler.state_dict()["carried"] == pytest.approx(
+        {key: value for key, value in scheduler.state_dict()["carried"].items() if key != "grad_norm"}
+        | {"grad_norm": sum(0.1 * (step + 1) for step in range(5, 8)) / 3}
+    )
 
 
 def test_parameter_groups_keep_their_ratios() -> None:

@@ -154,12 +154,21 @@ def test_the_state_is_made_of_plain_values() -> None:
 def test_a_state_of_version_1_goes_on() -> None:
     """As the first release wrote it: without hooks, history, budget and, at first, the count of stalls."""
     state = state_after(4)
-    old = {key: value for key, value in state.items() if key not in ADDED_IN_2} | {"version": 1}
+    old = {key: value for key, value in state.items() if key not in {*ADDED_IN_2, "carried"}} | {"version": 1}
     loop = Loop()
     loop.epoch = 4
     loop.scheduler.load_state_dict(old)
     assert loop.scheduler.last_decision.peak_lr == state["peak"]
     assert loop.scheduler.history == []
+
+
+def test_a_state_of_version_2_goes_on_as_one_of_now() -> None:
+    state = state_after(4)
+    old = {key: value for key, value in state.items() if key != "carried"} | {"version": 2}
+    loop = Loop()
+    loop.epoch = 4
+    loop.scheduler.load_state_dict(old)
+    assert loop.scheduler.state_dict() == state
 
 
 ADDED_IN_2 = {
@@ -171,8 +180,8 @@ ADDED_IN_2 = {
 def test_a_version_to_come_and_another_controllers_state_are_refused() -> None:
     state = state_after(1)
     loop = Loop()
-    with pytest.raises(ValueError, match="version 3, expected 2"):
-        loop.scheduler.load_state_dict(state | {"version": 3})
+    with pytest.raises(ValueError, match="version 4, expected 3"):
+        loop.scheduler.load_state_dict(state | {"version": 4})
     with pytest.raises(ValueError, match="load the same controller"):
         Loop(controller=rule("another")).scheduler.load_state_dict(state)
 

@@ -46,8 +46,9 @@ def mean_and_sd(values: list[float]) -> tuple[float, float]:
 def test_an_epoch_of_the_training_loop_is_seen_as_the_loop_sees_it() -> None:
     task = tiny_task(dropout=0.0)
     model = task.make_model(3)
-    optimizer = make_optimizer(model, TRAIN)
-    training = Training(task, TRAIN, model, optimizer, make_schedule("cosine", optimizer, 4, 8), 3, 8)
+    train = TRAIN.model_copy(update={"batch_size": 4})
+    optimizer = make_optimizer(model, train)
+    training = Training(task, train, model, optimizer, make_schedule("cosine", optimizer, 4, 32), 3, 32)
     statistics = StepStatistics(optimizer, model)
     for _ in range(2):
         seen = train_epoch(training).observation
@@ -83,8 +84,22 @@ def test_after_a_whole_epoch_the_samples_are_spread_evenly() -> None:
     before = [p.detach().clone() for p in model.parameters()]
     norms = train(model, optimizer, 17)
     found = statistics.read()
-    assert found["grad_norm"] == pytest.approx(mean_and_sd(norms[::3])[0], rel=1e-5)
+    assert found["grad_norm"] == pytest.approx(mean_and_sd(norms[::4])[0], rel=1e-5)
     assert found["update_norm"] == pytest.approx(distance(model, before), rel=1e-5)
+
+
+@pytest.mark.parametrize(("num_steps", "num_samples"), [(1, 1), (3, 3), (8, 4), (16, 4), (32, 8), (100, 8)])
+def test_a_known_epoch_is_sampled_four_to_eight_times_and_rarely_more_than_every_fourth_step(
+    num_steps: int, num_samples: int
+) -> None:
+    model, optimizer = small()
+    statistics = StepStatistics(optimizer)
+    for _ in range(2):
+        train(model, optimizer, num_steps)
+        state, found = statistics.state_dict(), statistics.read()
+        statistics.reset(is_whole_epoch=True)
+    assert len(state["norms"]) == num_samples
+    assert ("grad_norm_sd" in found) == (num_samples > 1)  # a spread of one is not known, not zero
 
 
 def test_gradients_of_a_closure_are_those_of_its_own_step() -> None:

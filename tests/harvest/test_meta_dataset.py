@@ -24,6 +24,7 @@ from metalr.harvest.meta_dataset import (
     MetaDataset,
     build_meta_dataset,
     group_of,
+    join_meta_datasets,
     load_meta_dataset,
     save_meta_dataset,
 )
@@ -260,6 +261,34 @@ def test_counts_and_card(dataset, folder) -> None:
         text.replace("`", " ").split()
     )
     assert "{" not in text and "| mlp | 8 | 1 | 2 | 15 |" in text
+
+
+def test_joined_meta_datasets_hold_each_run_once_and_say_what_they_are_made_of() -> None:
+    records = [_record(seed=seed) for seed in range(4)]
+    first = build_meta_dataset(records[:3], NAMES, {"name": "first"})
+    second = build_meta_dataset(records[2:], NAMES, {"name": "second"})
+    whole = build_meta_dataset(records, NAMES, {"name": "whole"})
+    both = join_meta_datasets([first, second])
+    for table in ("transitions", "forks"):
+        joined, expected = getattr(both, table), getattr(whole, table)
+        keys = [name for name in ("run_id", "epoch", "candidate") if name in expected.columns]
+        pd.testing.assert_frame_equal(
+            joined.sort_values(keys, ignore_index=True), expected.sort_values(keys, ignore_index=True)
+        )
+    assert both.card["counts"] == whole.card["counts"]
+    assert both.card["parts"] == {"first": first.card["digest"], "second": second.card["digest"]}
+    assert both.card["settings"] == {"name": "first + second"}
+    assert both.card["digest"] not in {first.card["digest"], second.card["digest"]}
+    assert both.card["digest"] != join_meta_datasets([second, first]).card["digest"]
+    alone = join_meta_datasets([first])
+    assert alone.card["digest"] == first.card["digest"] and len(alone.forks) == len(first.forks)
+
+
+def test_meta_datasets_of_other_features_are_not_joined() -> None:
+    first = build_meta_dataset([_record()], NAMES, {"name": "first"})
+    other = build_meta_dataset([_record(seed=1)], ("progress", "log_loss", "new"), {"name": "other"})
+    with pytest.raises(ArtifactError, match="first and other hold different features; make the meta-dataset"):
+        join_meta_datasets([first, other])
 
 
 def test_saved_and_loaded_are_the_same(dataset, folder) -> None:

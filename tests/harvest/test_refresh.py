@@ -53,6 +53,25 @@ def test_another_rule_moves_reference_factors_and_features_and_nothing_that_was_
     assert transition_rows(again, FEATURE_NAMES)[0]["reference_lr"] == pytest.approx(2 * before)
 
 
+def test_a_record_from_before_normalisation_was_told_has_it_from_its_network(record: RunRecord) -> None:
+    def told(network: str) -> RunRecord:
+        first = record.rows[0] | {
+            key: {name: value for name, value in record.rows[0][key].items() if name != "normalises"}
+            for key in ("setting", "probe")
+        }
+        spec = record.spec.model_copy(
+            update={"task": record.spec.task.model_copy(update={"network": network})}
+        )
+        return refreshed(replace(record, spec=spec, rows=[first, *record.rows[1:]]))
+
+    position = FEATURE_NAMES.index("normalises")
+    for network, expected in (("mlp", False), ("mlp_ln", True), ("resnet18", True)):
+        again = told(network)
+        assert again.rows[0]["probe"]["normalises"] is expected
+        assert {row["features"][position] for row in again.rows} == {float(expected)}
+    assert told("resnet18").rows[0]["probe"]["reference_lr"] > told("mlp").rows[0]["probe"]["reference_lr"]
+
+
 def test_a_record_from_before_settings_were_kept_stays(
     record: RunRecord, monkeypatch: pytest.MonkeyPatch
 ) -> None:

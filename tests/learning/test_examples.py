@@ -26,14 +26,27 @@ def test_the_unprobed_twin_by_hand() -> None:
     assert np.isnan(twin.regrets_EK[0, -2:]).all()
     np.testing.assert_allclose(twin.regrets_EK[1:], examples.regrets_EK[1:])
     np.testing.assert_allclose(twin.traces_ETF[0, :, PEAK], examples.traces_ETF[0, :, PEAK] - 2 * spacing)
-    probe = list(FEATURE_GROUPS["probe"])
-    others = [index for index in range(len(FEATURE_NAMES)) if index not in {*probe, PEAK}]
-    assert np.isnan(twin.traces_ETF[:, :, probe]).all()
+    unseen = [*FEATURE_GROUPS["probe"], *FEATURE_GROUPS["model"]]
+    others = [index for index in range(len(FEATURE_NAMES)) if index not in {*unseen, PEAK}]
+    assert np.isnan(twin.traces_ETF[:, :, unseen]).all()
     np.testing.assert_array_equal(twin.traces_ETF[:, :, others], examples.traces_ETF[:, :, others])
-    assert not np.isnan(examples.traces_ETF[:, :, probe]).any()  # the original is left as it was
+    assert not np.isnan(examples.traces_ETF[:, :, unseen]).any()  # the original is left as it was
     both = joined(examples, twin)
     assert len(both) == 8
     np.testing.assert_array_equal(both.groups_E[:4], both.groups_E[4:])
+
+
+def test_the_twin_whose_model_is_known_starts_from_the_lr_that_is_usual_with_it() -> None:
+    examples = planted_examples(2, 2)
+    for name, value in (
+        ("scales_gradients", 0.0), ("averages_iterates", 0.0), ("log_one_minus_momentum", np.log(0.1)),
+        ("normalises", 1.0),
+    ):  # fmt: skip
+        examples.traces_ETF[:, :, FEATURE_NAMES.index(name)] = value
+    known, unknown = unprobed(examples, knows_model=True), unprobed(examples)
+    np.testing.assert_allclose(known.log_reference_E, np.log(0.1))
+    np.testing.assert_allclose(unknown.log_reference_E, np.log(0.03))
+    assert (known.traces_ETF[:, :, FEATURE_NAMES.index("normalises")] == 1.0).all()
 
 
 @pytest.mark.parametrize(("networks", "groups"), [(["mlp", "mlp", "cnn"], 2), (["mlp"] * 3, 3)])

@@ -59,12 +59,14 @@ def test_what_gains_nothing_over_the_anchor_does_not_ship(
 def test_a_shipped_controller_is_whole_small_and_made_from_the_shipped_meta_dataset(name: str) -> None:
     path = shipped_controllers()[name]
     card = read_json(path.with_suffix(".json"))
-    meta_data = Path(metalr.__file__).parents[1] / "meta_data" / card["meta_dataset"] / "card.json"
+    meta_data = Path(metalr.__file__).parents[1] / "meta_data"
     assert card["sha256"] == sha256_of_file(path)
     assert card["held_out"]["gain_over_anchor"] > 0.0
     assert card["held_out"]["gain_over_anchor_low"] > -REGRET_FLOOR
     assert card["feature_names"] == list(FEATURE_NAMES)
-    assert card["meta_dataset_digest"] == json.loads(meta_data.read_text())["digest"]
+    assert card["meta_datasets"] == {
+        part: read_json(meta_data / part / "card.json")["digest"] for part in card["meta_datasets"]
+    }
     controller = metalr.load_controller(name)
     _, prediction = controller.step(controller.initial_state(), np.full(len(FEATURE_NAMES), np.nan))
     assert np.isfinite(prediction.log_regrets).all()

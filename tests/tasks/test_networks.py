@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from metalr.control import normalises
 from metalr.tasks import NETWORKS, make_network
 
 
@@ -90,12 +91,24 @@ def test_convolutions_start_with_variance_two_over_fan_out(name: str) -> None:
         assert float(convolution.weight.detach().std()) == pytest.approx(math.sqrt(2 / fan_out), rel=0.03)
 
 
-def test_only_the_resnet_normalises() -> None:
-    def normalises(name: str) -> bool:
-        modules = make_network(name, 3, 10, 32, 8).modules()
-        return any(isinstance(module, nn.BatchNorm2d) for module in modules)
+def test_all_but_the_plain_networks_normalise() -> None:
+    assert {name for name in NETWORKS if not normalises(make_network(name, 3, 10, 32, 8))} == {"cnn", "mlp"}
 
-    assert {name for name in NETWORKS if normalises(name)} == {"resnet18"}
+
+@pytest.mark.parametrize(
+    ("name", "kind", "count"),
+    [
+        ("resnet10", nn.BatchNorm2d, 12),  # the stem, two in each of four blocks, three shortcuts
+        ("cnn_bn", nn.BatchNorm2d, 3),
+        ("cnn_gn", nn.GroupNorm, 3),
+        ("mlp_bn", nn.BatchNorm1d, 2),
+        ("mlp_ln", nn.LayerNorm, 2),
+    ],
+)
+def test_each_hidden_layer_has_its_own_normalisation(name: str, kind: type[nn.Module], count: int) -> None:
+    modules = list(make_network(name, 3, 10, 16, 16).modules())
+    assert sum(isinstance(module, kind) for module in modules) == count
+    assert sum("Norm" in type(module).__name__ for module in modules) == count
 
 
 @pytest.mark.parametrize("name", sorted(NETWORKS))
@@ -126,7 +139,7 @@ def test_narrow_networks_are_refused_with_the_reason(name: str) -> None:
 
 
 def test_unknown_names_and_tiny_images_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"network='resnet50' is unknown; choose one of cnn, mlp, resnet18"):
+    with pytest.raises(ValueError, match=r"network='resnet50' is unknown; choose one of cnn, cnn_bn, cnn_gn, mlp, mlp_bn, mlp_ln, resnet10, resnet18"):
         make_network("resnet50", 3, 10, 32, 8)
     with pytest.raises(ValueError, match="image_size=3 must be at least 4"):
         make_network("cnn", 3, 10, 3, 8)
