@@ -165,9 +165,10 @@ def test_the_finder_costs_what_its_study_measured() -> None:
         assert values == [f"{value:.1f}" for value in expected], name
 
 
-def test_the_shipped_meta_dataset_is_that_of_its_recipe() -> None:
-    config = load_config(str(ROOT / "experiments" / "cifar10-small.yaml"))
-    card = json.loads((ROOT / "meta_data" / "cifar10-small" / "card.json").read_text())
+@pytest.mark.parametrize("name", ["cifar10-small", "normalised-small"])
+def test_a_shipped_meta_dataset_is_that_of_its_recipe(name: str) -> None:
+    config = load_config(str(ROOT / "experiments" / f"{name}.yaml"))
+    card = json.loads((ROOT / "meta_data" / name / "card.json").read_text())
     settings = harvest_settings(config, [])
     assert {key: card["settings"][key] for key in ("name", "harvest", "control")} == {
         key: settings[key] for key in ("name", "harvest", "control")
@@ -175,7 +176,7 @@ def test_the_shipped_meta_dataset_is_that_of_its_recipe() -> None:
 
 
 def shipped_tables() -> list[Rows]:
-    """The three tables of the README's section on the shipped controllers, without their headers."""
+    """The four tables of the README's section on the shipped controllers, without their headers."""
     (section,) = re.findall(r"<!-- shipped:begin -->(.*?)<!-- shipped:end -->", README, re.DOTALL)
     return [
         [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()[2:]]
@@ -196,7 +197,7 @@ SHIPPED_RULES = {
 def test_the_shipped_controllers_held_out_figures_are_their_cards() -> None:
     pretrained = ROOT / "metalr" / "learning" / "pretrained"
     cards = [json.loads((pretrained / f"{name}.json").read_text())["held_out"] for name in ("mlp", "lstm")]
-    rules, _, _ = shipped_tables()
+    rules, _, _, _ = shipped_tables()
     assert [row[0] for row in rules] == list(SHIPPED_RULES)
     for rule, *values in rules:
         assert values == [f"{card[SHIPPED_RULES[rule]]:.3f}" for card in cards], rule
@@ -206,7 +207,7 @@ def test_the_shipped_controllers_accuracies_are_those_of_their_comparison() -> N
     folder = ROOT / "experiments" / "results" / "control-small"
     summary = json.loads((folder / "summary.json").read_text())
     (cell,), (group,) = summary["cells"], summary["tuned"]
-    _, accuracies, _ = shipped_tables()
+    _, accuracies, _, _ = shipped_tables()
     assert len(accuracies) == 7
     for name, accuracy, _ in accuracies:
         method = name.split(",")[0]
@@ -216,9 +217,33 @@ def test_the_shipped_controllers_accuracies_are_those_of_their_comparison() -> N
         assert estimate["n"] == 6
 
 
+def test_the_other_tasks_are_those_of_their_comparisons() -> None:
+    _, _, tasks, _ = shipped_tables()
+    recipes = [name for row in tasks for name in re.findall(r"^`(control-[a-z0-9-]+)`", row[0])]
+    folders = {path.name for path in (ROOT / "experiments" / "results").glob("control-*")} - {"control-small"}
+    assert set(recipes) == folders and len(recipes) == len(tasks)
+    for recipe, (task, best, *regrets) in zip(recipes, tasks, strict=True):
+        folder = ROOT / "experiments" / "results" / recipe
+        summary = json.loads((folder / "summary.json").read_text())
+        (cell,), (group,) = summary["cells"], summary["tuned"]
+        kept = "on Schedule-Free AdamW" in task
+        if not kept:
+            tuned = group["methods"][group["best"]]
+            estimate = tuned["test_accuracy_pct"]
+            expected = f"{group['best']} at {tuned['lr']:g}: {estimate['mean']:.1f} ± {estimate['sd']:.1f}"
+            assert best == expected, task
+            assert estimate["n"] == 6
+        for learner, regret in zip(("mlp", "lstm"), regrets, strict=True):
+            method = f"metalr-{learner}-sf" if kept else f"metalr-{learner}"
+            found = cell["methods"].get(method)
+            assert regret.split()[0] == (f"{found['regret_pp']['mean']:+.1f}" if found else "–"), task
+        manifest = json.loads((folder / "manifest.json").read_text())
+        assert not manifest["commit"].endswith("-dirty")
+
+
 def test_the_other_loops_are_those_of_their_summary() -> None:
     summary = json.loads((ROOT / "experiments" / "results" / "other-loops" / "summary.json").read_text())
-    _, _, loops = shipped_tables()
+    _, _, _, loops = shipped_tables()
     assert summary["n"] == 6
     assert len(loops) == len(summary["overall"])
     for (method, start, better, worse, *_), entry in zip(loops, summary["overall"], strict=True):

@@ -151,7 +151,7 @@ class Autopilot:
         before = self.state
         after = before
         if observation is not None:
-            can_restore = self.snapshot is not None
+            can_restore = self.snapshot is not None or self._can_put_weights_back(observation)
             after = self.law.decide(before, observation, self._setting_now(), can_restore=can_restore)
         if self.around.is_shared:
             agreed = decided_by_rank_0({"is_decided": after is not before, **after.to_dict()})
@@ -163,7 +163,16 @@ class Autopilot:
             self.take_snapshot()
         elif self.around.model is not None and self.snapshot is not None:
             self.snapshot.restore_keeping_lr(self.around.model, self.around.optimizer)
+        elif observation is not None and self._can_put_weights_back(observation):
+            assert self.around.statistics is not None
+            self.around.statistics.put_back()
         return True
+
+    def _can_put_weights_back(self, observation: Observation) -> bool:
+        """Whether weights that may be lost can be had from the hooks, where the model was not given."""
+        statistics = self.around.statistics
+        is_lost = not observation.is_finite and self.around.model is None and not self.around.is_shared
+        return is_lost and statistics is not None and statistics.can_put_back
 
     def _setting_now(self) -> Setting:
         statistics = self.around.statistics

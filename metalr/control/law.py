@@ -126,7 +126,11 @@ class ControlLaw:
         """
         config = self.config
         if has_exploded(state.trace, observation, config):
-            if state.num_in_a_row < MAX_IN_A_ROW or (can_restore and not observation.is_finite):
+            if not observation.is_finite and can_restore:
+                # Every such epoch is lost whole, so the second and third in a row take larger steps down.
+                factor = config.backoff ** min(1 + state.num_in_a_row, MAX_IN_A_ROW)
+                return self._back_off(state, observation, "loss exploded", factor, can_restore)
+            if state.num_in_a_row < MAX_IN_A_ROW:
                 return self._back_off(state, observation, "loss exploded", config.backoff, can_restore)
             if not observation.is_finite:
                 return self._lost(state, observation)
@@ -191,9 +195,11 @@ class ControlLaw:
         reason = f"{problem}: LR x {factor:g}"
         if can_restore:
             reason += ", rolled back to the last good epoch"
+        # Where the controller has decided nothing yet, it was not its LR that exploded.
+        is_own = state.first_peak is not None
         return replace(
             state,
-            scale=state.scale * factor,
+            scale=state.scale * factor if is_own else state.scale,
             num_rollbacks=state.num_rollbacks + 1,
             num_in_a_row=state.num_in_a_row + 1,
             peak=peak,

@@ -80,6 +80,22 @@ class StepStatistics:
             found["update_norm"] = self._update_norm()
         return found
 
+    @property
+    def can_put_back(self) -> bool:
+        """Whether the weights at the epoch's start are known, and are numbers."""
+        return bool(self._start) and math.isfinite(float(_norm(start for _, start in self._start)))
+
+    @torch.no_grad()
+    def put_back(self) -> None:
+        """Give the weights their values from the epoch's start; the optimizer forgets its own state.
+
+        Buffers, such as the running figures of a batch norm, are not known here and stay as they are.
+        """
+        for parameter, start in self._start:
+            parameter.copy_(start)
+        self._optimizer.state.clear()
+        self._optimizer.zero_grad(set_to_none=True)
+
     def reset(self, *, is_whole_epoch: bool) -> None:
         """Begin anew; `is_whole_epoch` tells whether the steps since the last time were an epoch."""
         if is_whole_epoch and self._num_steps:

@@ -40,7 +40,9 @@ class WishfulController(RuleController):
         return [state[0] + 1.0], Prediction(tuple(regrets), 0.0)
 
 
-def check(sequence: list[Any], wishes: list[list[float]], lr: float, budget: int | None) -> None:
+def check(
+    sequence: list[Any], wishes: list[list[float]], lr: float, budget: int | None, has_model: bool
+) -> None:
     model = nn.Linear(1, 1, bias=False)
     optimizer = torch.optim.SGD(
         [{"params": [model.weight], "lr": lr}, {"params": [nn.Parameter(torch.ones(1))], "lr": 3 * lr}], lr=lr
@@ -49,7 +51,11 @@ def check(sequence: list[Any], wishes: list[list[float]], lr: float, budget: int
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # accuracies out of range, and silence
         scheduler = MetaLR(
-            optimizer, WishfulController(wishes), total_epochs=budget, model=model, config=config
+            optimizer,
+            WishfulController(wishes),
+            total_epochs=budget,
+            model=model if has_model else None,
+            config=config,
         )
         peak = scheduler.last_decision.peak_lr
         for metrics in sequence:
@@ -69,15 +75,16 @@ ARGUMENTS = (
     WISHES,
     st.floats(1e-7, 10.0),
     st.one_of(st.none(), st.integers(12, 40)),
+    st.booleans(),
 )
 
 
 @settings(max_examples=300, deadline=None)
 @given(*ARGUMENTS)
 def test_three_hundred_sequences(
-    sequence: list[Any], wishes: list[list[float]], lr: float, budget: int | None
+    sequence: list[Any], wishes: list[list[float]], lr: float, budget: int | None, has_model: bool
 ) -> None:
-    check(sequence, wishes, lr, budget)
+    check(sequence, wishes, lr, budget, has_model)
 
 
 @pytest.mark.slow
@@ -85,6 +92,6 @@ def test_three_hundred_sequences(
 @settings(max_examples=10_000, deadline=None)
 @given(*ARGUMENTS)
 def test_ten_thousand_sequences(
-    sequence: list[Any], wishes: list[list[float]], lr: float, budget: int | None
+    sequence: list[Any], wishes: list[list[float]], lr: float, budget: int | None, has_model: bool
 ) -> None:
-    check(sequence, wishes, lr, budget)
+    check(sequence, wishes, lr, budget, has_model)

@@ -187,11 +187,58 @@ def test_a_loss_that_stays_high_is_the_new_level_after_three_backoffs() -> None:
     assert scheduler.last_decision.peak_lr == pytest.approx(before / 8)
 
 
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_without_the_model_lost_weights_come_back_from_the_epochs_start(momentum: float) -> None:
+    """Three lines, and a user's LR at which every step overflows: it comes down until it trains."""
+    torch.manual_seed(0)
+    model = nn.Linear(3, 1)
+    start = {name: value.clone() for name, value in model.state_dict().items()}
+    inputs = torch.randn(64, 3)
+    targets = inputs.sum(1, keepdim=True)
+    optimizer = torch.optim.SGD(model.parameters(), lr=10.0, momentum=momentum)
+    scheduler = MetaLR(optimizer, RuleController(lambda t, _: 2), total_epochs=40)
+
+    def epoch() -> float:
+        loss = torch.tensor(0.0)
+        for _ in range(20):
+            loss = (model(inputs) - targets).pow(2).mean() ** 4
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        return loss.item()
+
+    first = epoch()
+    assert not math.isfinite(first)
+    scheduler.step({"train_loss": first})
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, start[name])
+    assert not optimizer.state
+    assert "rolled back" in scheduler.explain()
+    losses = [first]
+    while len(losses) < 40:
+        losses.append(epoch())
+        scheduler.step({"train_loss": losses[-1]})
+    assert math.isfinite(losses[-1])
+    assert all(bool(value.isfinite().all()) for value in model.state_dict().values())
+
+
+def test_the_users_lr_that_exploded_is_no_fault_of_the_controllers() -> None:
+    """Halving the LR that it never chose must not shrink what it wishes later."""
+    _, optimizer = one_weight(100.0)
+    scheduler = MetaLR(optimizer, RuleController(lambda t, _: 2), total_epochs=20, config=NO_WARMUP)
+    run_epochs(scheduler, optimizer, [math.nan, math.nan])
+    assert scheduler.last_decision.peak_lr == pytest.approx(10.0 * 0.5 * 0.25)  # its bound is 10
+    run_epochs(scheduler, optimizer, [1.0])
+    assert scheduler.last_decision.peak_lr == pytest.approx(0.1)  # the reference, as if nothing had been
+
+
 def test_weights_that_are_lost_are_held_at_their_lr_and_told_of_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     _, optimizer = one_weight(0.1)
-    scheduler = MetaLR(optimizer, RuleController(lambda t, _: 2), total_epochs=20, config=NO_WARMUP)
+    scheduler = MetaLR(
+        optimizer, RuleController(lambda t, _: 2), total_epochs=20, config=NO_WARMUP, gather=False
+    )
     run_epochs(scheduler, optimizer, [1.0])
     before = scheduler.last_decision.peak_lr
     run_epochs(scheduler, optimizer, [math.nan] * 8)
