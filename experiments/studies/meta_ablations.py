@@ -1,6 +1,6 @@
 """What each part of the meta-learner is worth: mean regret of single decisions on held-out tasks.
 
-    python experiments/studies/meta_ablations.py [meta_data/cifar10-small] [--quick]
+    python experiments/studies/meta_ablations.py [meta_data/cifar10-small ...] [--quick]
 
 Every arm changes one thing, is trained on the tasks of four folds and judged on the fifth, and its decisions
 are read off the branches' own regret curves. Writes experiments/results/meta-ablations/.
@@ -22,7 +22,7 @@ import torch
 
 from metalr.config import MetaTrainConfig, load_config
 from metalr.control import FEATURE_GROUPS
-from metalr.harvest.meta_dataset import load_meta_dataset
+from metalr.harvest.meta_dataset import join_meta_datasets, load_meta_dataset
 from metalr.learning.controller import LearnedController
 from metalr.learning.examples import (
     Examples,
@@ -84,7 +84,7 @@ ARMS = (
     Arm("output: absolute", view=absolute),
     Arm("output: recursive", view=recursive),
     Arm("state: time alone", view=only("time")),
-    Arm("state: time, task and probe", view=only("time", "task", "probe")),
+    Arm("state: time, task and probe", view=only("time", "task", "model", "probe")),
     Arm("state: losses and time alone", view=only("time", "lr", "train_loss", "inner_valid")),
     Arm("probe off", view=unprobed),
     Arm("without unprobed twins", changes={"unprobed": False}),
@@ -97,6 +97,7 @@ ARMS = (
     Arm("5 source tasks", max_tasks=5),
     Arm("10 source tasks", max_tasks=10),
     Arm("20 source tasks", max_tasks=20),
+    Arm("40 source tasks", max_tasks=40),
 )
 
 
@@ -197,7 +198,7 @@ def report_of(summary: dict[str, Any]) -> str:
 def main() -> None:
     """Measure every arm and write the report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("folder", nargs="?", type=Path, default=Path("meta_data/cifar10-small"))
+    parser.add_argument("folders", nargs="*", type=Path, help="meta-datasets; default: those of the recipe")
     parser.add_argument("--recipe", default="cifar10-small", help="gives the settings of meta-training")
     parser.add_argument(
         "--quick", action="store_true", help="three passes, to see that it works; writes nothing"
@@ -207,7 +208,8 @@ def main() -> None:
     config = load_config(arguments.recipe, []).meta
     if arguments.quick:
         config = config.model_copy(update={"epochs": 3, "ensemble": 1})
-    dataset = load_meta_dataset(arguments.folder)
+    folders = arguments.folders or [Path("meta_data") / name for name in (arguments.recipe, *config.also)]
+    dataset = join_meta_datasets([load_meta_dataset(folder) for folder in folders])
     examples = make_examples(dataset)
     regrets = {}
     for arm in ARMS:
