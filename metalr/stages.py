@@ -142,7 +142,7 @@ def _learned_from(config: ExperimentConfig) -> MetaDataset:
 
 
 def train_meta(config: ExperimentConfig, display: Display) -> list[Path]:
-    """Fit the recipe's learners on its meta-dataset and its `meta.also`; returns the paths of their weights."""
+    """Fit the recipe's learners on its meta-dataset and `meta.also`; returns the paths of their weights."""
     metadataset(config, display)
     folders = _folders(config)
     dataset = _learned_from(config)

@@ -236,7 +236,9 @@ def test_the_other_tasks_are_those_of_their_comparisons() -> None:
         for learner, regret in zip(("mlp", "lstm"), regrets, strict=True):
             method = f"metalr-{learner}-sf" if kept else f"metalr-{learner}"
             found = cell["methods"].get(method)
-            assert regret.split()[0] == (f"{found['regret_pp']['mean']:+.1f}" if found else "–"), task
+            assert regret.split()[0] == (f"{found['regret_pp']['mean']:+.1f}" if found else "\N{EN DASH}"), (
+                task
+            )
         manifest = json.loads((folder / "manifest.json").read_text())
         assert not manifest["commit"].endswith("-dirty")
 

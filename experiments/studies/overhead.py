@@ -25,7 +25,7 @@ from metalr.training import package_versions
 
 FOLDER = Path(__file__).parents[1] / "results" / "overhead"
 EPOCHS = 12
-"""Of each training; the first two, in which buffers come to be and the epoch's length is not known, are left out."""
+"""Of each training; the first two, when an epoch's length is not known yet, do not count."""
 STEPS_PER_EPOCH = (8, 16, 100)
 COMMIT = git_commit()
 
@@ -115,7 +115,9 @@ def measure(name: str, optimizer_name: str, steps: int) -> Row:
         else torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
     )
     hooks = Stopwatch()
-    original = {part: getattr(StepStatistics, part) for part in ("_before_step", "_after_step", "read", "reset")}
+    original = {
+        part: getattr(StepStatistics, part) for part in ("_before_step", "_after_step", "read", "reset")
+    }
     for part, function in original.items():
         setattr(StepStatistics, part, hooks.wrap(function))
     try:
@@ -192,7 +194,8 @@ def report(summary: dict[str, Any]) -> str:
     for row in summary["rows"]:
         lines.append(
             f"| {row['network']} | {row['num_weights']:,} | {row['optimizer']} | {row['steps_per_epoch']} | "
-            f"{row['step_ms']:.2f} | {row['hooks_ms']:.4f} | {row['hooks_pct']:.2f} % | {row['decision_ms']:.2f} |"
+            f"{row['step_ms']:.2f} | {row['hooks_ms']:.4f} | {row['hooks_pct']:.2f} % | "
+            f"{row['decision_ms']:.2f} |"
         )
     return "\n".join(lines) + "\n"
 

@@ -220,9 +220,7 @@ def reference_lr(setting: Setting, probe: ProbeCurve | None) -> float:
     """What candidates and features are relative to: the probe's guess, or without one the usual LR."""
     if probe:
         return probe.reference_lr
-    return usual_lr(
-        setting.scales_gradients, setting.averages_iterates, setting.momentum, setting.normalises
-    )
+    return usual_lr(setting.scales_gradients, setting.averages_iterates, setting.momentum, setting.normalises)
 
 
 def feature_row(trace: Sequence[Observation], setting: Setting, probe: ProbeCurve | None) -> np.ndarray:

@@ -30,8 +30,8 @@ EDGE_TOLERANCE = 0.1
 ramp, the noise of its batches alone lifts the loss a little, at any LR. On 55 trunks of the harvest without
 it, the edge lay at up to a thousandth of the best LR."""
 EDGE_FRACTION = 1 / 8
-"""The best peak of SGD is about this fraction of the edge; see `experiments/results/NOTES.md`. Of a network that
-normalises it is the edge itself: the best peak lay five times as high over the reference."""
+"""The best peak of SGD is about this fraction of the edge; see `experiments/results/NOTES.md`. Of a network
+that normalises it is the edge itself: the best peak lay five times as high over the reference."""
 NORMALISED_USUAL = 10 / 3
 """Under SGD a network that normalises is usually trained at a so much larger LR (0.1: He et al. 2015)."""
 
@@ -128,9 +128,9 @@ class ProbeCurve:
         """What candidates and features are relative to: a guess at the best peak, good to a factor of ten.
 
         The geometric mean of the usual LR and of one that follows the edge: an eighth of it under plain SGD,
-        the edge itself where gradients are scaled, iterates averaged or the network normalises. Over 46 trunks the best peak moved
-        with about the root of the edge, or less. Where SGD's loss falls up to the end of the ramp, the usual
-        LR says nothing.
+        the edge itself where gradients are scaled, iterates averaged or the network normalises. Over 46 trunks
+        the best peak moved with about the root of the edge, or less. Where SGD's loss falls up to the end of
+        the ramp, the usual LR says nothing.
         """
         plain = not (self.scales_gradients or self.averages_iterates)
         following = self.edge_lr * (EDGE_FRACTION if plain and not self.normalises else 1.0)

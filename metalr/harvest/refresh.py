@@ -26,10 +26,10 @@ def refreshed(record: RunRecord) -> RunRecord:
     setting = record.rows[0].get("setting")
     if setting is None:
         return record
-    known = {"normalises": _network_normalises(record.spec.task.network)}
-    probe = replace(ProbeCurve.from_dict(record.rows[0]["probe"]), **known)
+    known = _network_normalises(record.spec.task.network)
+    probe = replace(ProbeCurve.from_dict(record.rows[0]["probe"]), normalises=known)
     trace = [Observation.from_dict(row["observation"]) for row in record.rows]
-    features = feature_rows(trace, Setting(**setting | known), probe)
+    features = feature_rows(trace, Setting(**setting | {"normalises": known}), probe)
     rows: list[dict[str, Any]] = [
         row | {"features": [None if math.isnan(value) else float(value) for value in values]}
         for row, values in zip(record.rows, features, strict=True)

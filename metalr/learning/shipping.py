@@ -22,7 +22,8 @@ __all__ = ["architecture", "build_shipped", "gate"]
 
 LIMITS = (
     "Budgets of 4 to 32 epochs, networks of 8 to 256 units or channels with and without batch or layer norm, "
-    "SGD, AdamW and their Schedule-Free kinds, batches of 8 to 256; anything else is a guess within the envelope.",
+    "SGD, AdamW and their Schedule-Free kinds, batches of 8 to 256; anything else is a guess within the "
+    "envelope.",
     "Labels come from one continuation per candidate and one seed per state.",
     "The anchor: a hold and a fall over the last fifth of the budget, no fall where iterates are averaged.",
 )
@@ -91,7 +92,8 @@ def architecture(name: str, config: MetaTrainConfig, examples: Examples) -> dict
 def _card(dataset: MetaDataset, examples: Examples, config: MetaTrainConfig, result: Fit) -> dict[str, Any]:
     """Neither time nor commit: the same data and settings give the same card."""
     return {
-        "meta_datasets": dataset.card.get("parts") or {dataset.card["settings"]["name"]: dataset.card["digest"]},
+        "meta_datasets": dataset.card.get("parts")
+        or {dataset.card["settings"]["name"]: dataset.card["digest"]},
         "meta_dataset_digest": dataset.card["digest"],
         "counts": dataset.card["counts"],
         "task_groups": sorted(set(examples.groups_E.tolist())),

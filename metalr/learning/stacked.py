@@ -1,4 +1,4 @@
-"""An ensemble at work: all members in one NumPy product a layer, for decisions in a fraction of a millisecond.
+"""An ensemble at work: all members in one NumPy product a layer, for decisions in a tenth of a millisecond.
 
 The arithmetic is that of `metalr.learning.learners`, member by member.
 
@@ -67,7 +67,7 @@ class _StackedLSTM(Stacked):
         from_input = _stack([cell.weight_ih_l0 for cell in cells])
         from_hidden = _stack([cell.weight_hh_l0 for cell in cells])
         self._gates = np.concatenate([from_input, from_hidden], axis=2)
-        self._bias = _stack([cell.bias_ih_l0 + cell.bias_hh_l0 for cell in cells])
+        self._bias = _stack([cell.bias_ih_l0 for cell in cells]) + _stack([cell.bias_hh_l0 for cell in cells])
         self._heads = _Affine([member.heads for member in members])
 
     def _advance(self, memory_MS: np.ndarray, encoded_ME: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -87,7 +87,8 @@ class _Affine:
         self._bias = _stack([layer.bias for layer in layers])
 
     def __call__(self, inputs_MI: np.ndarray) -> np.ndarray:
-        return _product(self._weights, inputs_MI) + self._bias
+        outputs_MO: np.ndarray = _product(self._weights, inputs_MI) + self._bias
+        return outputs_MO
 
 
 def _stack(tensors: Sequence[object]) -> np.ndarray:
@@ -111,4 +112,6 @@ def stacked(members: Sequence[Learner]) -> Stacked:
         return _StackedMLP([member for member in members if isinstance(member, MLPLearner)])
     if all(isinstance(member, LSTMLearner) for member in members):
         return _StackedLSTM([member for member in members if isinstance(member, LSTMLearner)])
-    raise TypeError(f"an ensemble is of MLPs or of LSTMs, got {[type(member).__name__ for member in members]}")
+    raise TypeError(
+        f"an ensemble is of MLPs or of LSTMs, got {[type(member).__name__ for member in members]}"
+    )

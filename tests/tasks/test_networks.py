@@ -139,7 +139,7 @@ def test_narrow_networks_are_refused_with_the_reason(name: str) -> None:
 
 
 def test_unknown_names_and_tiny_images_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"network='resnet50' is unknown; choose one of cnn, cnn_bn, cnn_gn, mlp, mlp_bn, mlp_ln, resnet10, resnet18"):
+    with pytest.raises(ValueError, match=r"is unknown; choose one of cnn, cnn_bn, .*, resnet10, resnet18"):
         make_network("resnet50", 3, 10, 32, 8)
     with pytest.raises(ValueError, match="image_size=3 must be at least 4"):
         make_network("cnn", 3, 10, 3, 8)
