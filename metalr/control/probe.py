@@ -128,9 +128,9 @@ class ProbeCurve:
         """What candidates and features are relative to: a guess at the best peak, good to a factor of ten.
 
         The geometric mean of the usual LR and of one that follows the edge: an eighth of it under plain SGD,
-        the edge itself where gradients are scaled, iterates averaged or the network normalises. Over 46 trunks
-        the best peak moved with about the root of the edge, or less. Where SGD's loss falls up to the end of
-        the ramp, the usual LR says nothing.
+        the edge itself where gradients are scaled, iterates averaged, or the network normalises. Over 46
+        trunks the best peak moved with about the root of the edge, or less. Where SGD's loss falls up to the
+        end of the ramp, the usual LR says nothing.
         """
         plain = not (self.scales_gradients or self.averages_iterates)
         following = self.edge_lr * (EDGE_FRACTION if plain and not self.normalises else 1.0)
