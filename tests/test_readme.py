@@ -32,7 +32,9 @@ def test_every_make_target_exists() -> None:
 
 
 def test_every_recipe_is_a_file_that_loads() -> None:
-    recipes = set(re.findall(r"RECIPE=([a-z0-9-]+)", README)) | {"smoke", "digits", "plain"}
+    (table,) = re.findall(r"^\| recipe \| data.*\n\|[-|]+\n((?:\|.*\n)+)", README, re.MULTILINE)
+    listed = {name for row in table.splitlines() for name in re.findall(r"`([a-z0-9-]+)`", row.split("|")[1])}
+    recipes = set(re.findall(r"RECIPE=([a-z0-9-]+)", README)) | listed
     assert recipes == {path.stem for path in (ROOT / "experiments").glob("*.yaml")} - {"wandb_sweep"}
     for recipe in recipes:
         assert load_config(str(ROOT / "experiments" / f"{recipe}.yaml")).name == recipe
