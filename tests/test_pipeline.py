@@ -107,6 +107,21 @@ def test_another_learner_setting_trains_that_learner_and_harvests_nothing(
     assert stages.compare(smoke(), SilentDisplay()).is_file()
 
 
+def test_other_meta_datasets_are_learned_from_beside_the_recipes_own(
+    inside: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nothing_may_train(monkeypatch)
+    with pytest.raises(ArtifactError, match=r"nowhere.card\.json: no such file; make the meta-dataset again"):
+        stages.train_meta(smoke(**{"meta.also": ["nowhere"]}), SilentDisplay())
+    shutil.copytree(inside / "meta_data" / "smoke", inside / "meta_data" / "other")
+    seen: list[int] = []
+    monkeypatch.setattr(stages, "num_passes", lambda examples, config: seen.append(len(examples)) or 1)
+    with pytest.raises(AssertionError, match="something was trained again"):  # another digest: fitted anew
+        stages.train_meta(smoke(**{"meta.also": ["other"]}), SilentDisplay())
+    forks = load_meta_dataset(inside / "meta_data" / "smoke").card["counts"]["forks"]
+    assert seen == [forks]  # the same runs, each once
+
+
 def test_the_report_can_be_written_again_but_not_without_its_runs(
     inside: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
