@@ -22,6 +22,8 @@ from metalr.control.step_statistics import StepStatistics
 
 __all__ = ["Autopilot", "Surroundings"]
 
+BLOWN_UP = 100.0
+"""Weights that move so many times their norm within the first epoch are lost, though the loss be a number."""
 SILENT_EPOCHS = 5
 """So many epochs without any observation, from the start, look like a metric that was forgotten."""
 
@@ -150,6 +152,8 @@ class Autopilot:
         """Whether a decision was made, here or by rank 0."""
         before = self.state
         after = before
+        if observation is not None and self._has_blown_up(observation):
+            observation = replace(observation, is_finite=False)
         if observation is not None:
             can_restore = self.snapshot is not None or self._can_put_weights_back(observation)
             after = self.law.decide(before, observation, self._setting_now(), can_restore=can_restore)
@@ -167,6 +171,15 @@ class Autopilot:
             assert self.around.statistics is not None
             self.around.statistics.put_back()
         return True
+
+    def _has_blown_up(self, observation: Observation) -> bool:
+        """Whether the weights tell of an explosion that no loss could: there was none before it."""
+        statistics, moved = self.around.statistics, observation.update_norm
+        losses = (loss for row in self.state.trace for loss in (row.train_loss, row.inner_valid_loss))
+        if statistics is None or moved is None or any(loss is not None for loss in losses):
+            return False
+        start = statistics.start_norm
+        return start is not None and 0.0 < BLOWN_UP * start < moved
 
     def _can_put_weights_back(self, observation: Observation) -> bool:
         """Whether weights that may be lost can be had from the hooks, where the model was not given."""

@@ -81,9 +81,15 @@ class StepStatistics:
         return found
 
     @property
+    def start_norm(self) -> float | None:
+        """The norm of the weights at the epoch's start; None where they are not known."""
+        return float(_norm(start for _, start in self._start)) if self._start else None
+
+    @property
     def can_put_back(self) -> bool:
         """Whether the weights at the epoch's start are known, and are numbers."""
-        return bool(self._start) and math.isfinite(float(_norm(start for _, start in self._start)))
+        norm = self.start_norm
+        return norm is not None and math.isfinite(norm)
 
     @torch.no_grad()
     def put_back(self) -> None:

@@ -222,6 +222,34 @@ def test_without_the_model_lost_weights_come_back_from_the_epochs_start(momentum
     assert all(bool(value.isfinite().all()) for value in model.state_dict().values())
 
 
+@pytest.mark.parametrize(("lr", "is_lost"), [(10.0, True), (0.05, False)])
+def test_weights_that_moved_a_hundred_times_their_norm_in_the_first_epoch_come_back(
+    lr: float, is_lost: bool
+) -> None:
+    """The loss is huge and a number, and without a probe nothing tells that it was small before."""
+    torch.manual_seed(0)
+    model = nn.Linear(3, 1)
+    start = {name: value.clone() for name, value in model.state_dict().items()}
+    inputs = torch.randn(64, 3)
+    optimizer = torch.optim.SGD(model.parameters(), lr=lr)
+    scheduler = MetaLR(optimizer, RuleController(lambda t, _: 2), total_epochs=9)
+    losses = []
+    for _ in range(9):
+        for _ in range(8):
+            loss = (model(inputs) - inputs.sum(1, keepdim=True)).pow(2).mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        losses.append(loss.item())
+        scheduler.step({"train_loss": losses[-1]})
+        if len(losses) == 1:
+            kept = [torch.equal(value, start[name]) for name, value in model.state_dict().items()]
+            assert kept == [is_lost] * 2
+    assert math.isfinite(losses[0]) and (losses[0] > 1e6) == is_lost
+    assert losses[-1] < 1.0
+    assert (scheduler.num_rollbacks > 0) == is_lost
+
+
 def test_the_users_lr_that_exploded_is_no_fault_of_the_controllers() -> None:
     """Halving the LR that it never chose must not shrink what it wishes later."""
     _, optimizer = one_weight(100.0)
