@@ -7,6 +7,7 @@ import pytest
 import torch
 from training.tiny import TASK, TRAIN, job_of, rule_controller, tiny_spec, tiny_task, without_times
 
+import metalr
 from metalr.training import ArtifactError, LiveRun, RunRecord, RunSpec, RunStore, train_run
 from metalr.training.checkpoint import load_latest_checkpoint, save_checkpoint
 
@@ -136,6 +137,28 @@ def test_under_metalr_an_explosion_is_rolled_back_and_training_goes_on(tmp_path:
     assert not record.diverged
     assert record.result["num_rollbacks"] >= 1
     assert record.result["final"]["test/loss"] < 5.0
+
+
+@pytest.mark.parametrize("learner", ["mlp", "lstm"])
+def test_under_a_probe_the_initial_lr_changes_no_bit_of_a_run(learner: str, tmp_path: Path) -> None:
+    """So the sensitivity to it is zero, whatever a comparison measures."""
+    controller = metalr.load_controller(learner)
+
+    def trained(lr: float, probe: dict[str, Any] | None) -> RunRecord:
+        spec = tiny_spec(
+            "metalr-mlp",
+            train=TRAIN.model_copy(update={"lr": lr}),
+            control={"probe": probe},
+            controller_sha256=controller.sha256,
+        )
+        return train_run(job_of(spec, tmp_path), tiny_task(), controller)
+
+    low, high = trained(0.001, {"num_steps": 8}), trained(1.0, {"num_steps": 8})
+    assert low.run_id != high.run_id
+    assert without_times(low.rows) == without_times(high.rows)
+    assert low.result["final"] == high.result["final"]
+    blind, other = trained(0.001, None), trained(1.0, None)  # negative control
+    assert without_times(blind.rows) != without_times(other.rows)
 
 
 def test_the_probe_is_paid_for_out_of_the_budget(tmp_path: Path) -> None:
