@@ -34,6 +34,7 @@ from benchmarks.operators import profile_epochs
 from benchmarks.people_loop import PictureDataset, make_loader
 from benchmarks.settings import QUICK, HarvestSize, Settings
 from benchmarks.start import WHOLE, start_parts
+from metalr.control import FEATURE_NAMES
 from metalr.harvest.plan import epochs_of, plan_trunks
 from metalr.tasks import Task
 from metalr.training import RunStore, train_epoch
@@ -141,7 +142,7 @@ def test_the_live_run_is_controlled_and_probed(tmp_path: Path) -> None:
 @pytest.mark.parametrize("learner", ["mlp", "lstm"])
 def test_the_controller_always_chooses_the_reference(learner: str) -> None:
     controller = make_controller(learner)
-    features = np.random.default_rng(0).normal(size=len(controller._members[0].mean_F))
+    features = np.random.default_rng(0).normal(size=len(FEATURE_NAMES))
     _, prediction = controller.step(controller.initial_state(), features)
     assert prediction.log_regrets == pytest.approx([offset**2 for offset in controller.log_offsets], rel=1e-6)
     assert len(decision_seconds(learner, 3)) == 3
