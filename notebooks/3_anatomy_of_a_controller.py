@@ -92,6 +92,7 @@ axes.legend()
 setting = Setting(
     config.train.epochs, steps_per_epoch(trunk, task), task.num_classes, config.train.batch_size,
     config.train.momentum, config.train.weight_decay, averages_iterates=False, scales_gradients=False,
+    normalises=False,
 )  # fmt: skip
 
 
