@@ -235,7 +235,11 @@ def _totals(samples: Sequence[_Sample]) -> list[float]:
         together = torch.stack([norm for norms, _ in samples for norm in norms]).view(len(samples), -1)
         alike: list[float] = torch.linalg.vector_norm(together, dim=1).tolist()
         return alike
-    totals = [_total(norms) if scale is None else _total(norms) / scale for norms, scale in samples]
+    totals = [_total(norms) for norms, _ in samples]
+    totals = [
+        total if scale is None else total / scale.to(total.device)
+        for total, (_, scale) in zip(totals, samples, strict=True)
+    ]
     device = totals[-1].device
     each: list[float] = torch.stack([total.to(device, torch.float64) for total in totals]).tolist()
     return each
