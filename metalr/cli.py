@@ -151,7 +151,7 @@ def build_controllers(arguments: Arguments = None) -> None:
 
 @controllers_app.command("list")
 def list_controllers() -> None:
-    """Name, meta-dataset and held-out regret of each."""
+    """Name, meta-datasets and held-out regret of each."""
     with clean_exits():
         from metalr.learning.controller import shipped_controllers
         from metalr.training.artifacts import read_json
@@ -160,7 +160,7 @@ def list_controllers() -> None:
             card = read_json(path.with_suffix(".json"))
             print(
                 f"{name:8} {path.stem}, {path.stat().st_size // 1024} KiB, from meta-dataset "
-                f"{card['meta_dataset']} ({card['counts']['forks']} forks); "
+                f"{' + '.join(card['meta_datasets'])} ({card['counts']['forks']} forks); "
                 f"regret on held-out tasks {card['held_out']['learned']:.4f} nats"
             )
 

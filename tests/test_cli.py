@@ -244,6 +244,14 @@ def test_the_unexpected_keeps_its_traceback(stages: Stages, error: Exception) ->
     assert result.exception is error
 
 
+def test_the_shipped_controllers_are_listed_with_what_they_learned_from() -> None:
+    result = invoke("controllers", "list")
+    assert result.exit_code == 0, result.output
+    lines = result.output.splitlines()
+    assert [line.split()[0] for line in lines] == ["default", "lstm", "mlp"]
+    assert all("from meta-dataset cifar10-small + normalised-small (" in line for line in lines)
+
+
 def run(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [*COMMAND, *words], env=os.environ | environment, capture_output=True, text=True, check=False
