@@ -27,7 +27,13 @@ from metalr.harvest.meta_dataset import (
 )
 from metalr.harvest.plan import plan_trunks, resolved_device
 from metalr.harvest.refresh import refreshed
-from metalr.learning.controller import PRETRAINED, save_controller, shipped_controllers
+from metalr.learning.controller import (
+    PRETRAINED,
+    controller_path,
+    load_controller,
+    save_controller,
+    shipped_controllers,
+)
 from metalr.learning.examples import Examples, make_examples
 from metalr.learning.fitting import Fit, fit, num_passes
 from metalr.learning.shipping import architecture, build_shipped
@@ -85,7 +91,11 @@ def metadataset(config: ExperimentConfig, display: Display, *, as_is: bool = Fal
     Raises ArtifactError with `as_is` where no planned run is finished.
     """
     folder = _folders(config).meta_dataset
-    specs = plan_trunks(config, partial(data_digest, config))
+    controllers: dict[str, Path] = {
+        name: controller_path(path) for name, path in config.harvest.controllers.items()
+    }
+    hashes = {name: load_controller(controllers[name]).sha256 for name in config.harvest.controllers}
+    specs = plan_trunks(config, partial(data_digest, config), hashes)
     settings = harvest_settings(config, specs)
     card = folder / "card.json"
     if not as_is and card.is_file() and _without_unfinished(read_json(card).get("settings")) == settings:
@@ -101,7 +111,7 @@ def metadataset(config: ExperimentConfig, display: Display, *, as_is: bool = Fal
             raise ArtifactError(f"none of the {len(specs)} planned runs is finished in {config.store}")
         settings |= {"unfinished": sorted(spec.run_id for spec in left)} if left else {}
         specs = [spec for spec in specs if spec not in left]
-    finish_runs(config, specs, {}, display, "Harvest", lambda job: mirror.add(job.spec.run_id))
+    finish_runs(config, specs, controllers, display, "Harvest", lambda job: mirror.add(job.spec.run_id))
     mirror.close(display)
     records = [refreshed(store.load(spec.run_id)) for spec in specs]
     dataset = build_meta_dataset(records, FEATURE_NAMES, settings)

@@ -38,15 +38,15 @@ def execute(job_json: str, on_epochs: Callable[[int], None] | None = None) -> No
     job = Job.model_validate_json(job_json)
     device = torch.device(job.spec.train.device)
     task = make_task(job.spec.task, DataConfig(dir=job.data_dir, download=job.download), device)
+    controller = load_controller(Path(job.controller)) if job.controller else None
     if job.spec.forks is not None:
-        run_trunk(job, task, on_epochs)
+        run_trunk(job, task, on_epochs, controller)
         return
 
     def on_epoch(live: LiveRun) -> None:
         if on_epochs is not None and live.training.epoch > 0:
             on_epochs(1)
 
-    controller = load_controller(Path(job.controller)) if job.controller else None
     train_run(job, task, controller, on_epoch)
 
 

@@ -240,8 +240,9 @@ class ControlConfig(Section):
     that average their iterates, else `hold`."""
     decay_fraction: Annotated[float, Field(gt=0.0, le=1.0)] = 0.2
     """`hold`: part of the budget in which it falls."""
-    warmup_fraction: Fraction = 0.05
-    """Part of the budget over which the LR rises linearly from zero."""
+    warmup_fraction: Fraction | Literal["auto"] = "auto"
+    """Part of the budget over which the LR rises linearly from zero; `auto`: none under SGD where the network
+    normalises, else 0.05."""
     correction_bound: Annotated[float, Field(ge=1.0, le=1e3)] = 3.7
     """Largest factor, up or down, between a later decision and the first one."""
     min_lr: LR = 1e-6
@@ -272,6 +273,9 @@ class HarvestConfig(Section):
         "constant", "step", "cosine", "linear",
     ]  # fmt: skip
     """Schedules of the trunk runs."""
+    controllers: dict[LearnerName, str] = {}
+    """Learned controllers to run trunks under beside the schedules, each a path or the name of a shipped one, so that
+    the states are those that it visits itself (a DAgger round). Started at the first of `initial_lrs`."""
     initial_lrs: Annotated[list[LR], Field(min_length=1)] = [0.001, 0.01, 0.1, 1.0]
     """Initial LRs of the trunk runs."""
     budgets: Annotated[list[PositiveInt], Field(min_length=1)] | None = [6, 12]
@@ -289,6 +293,8 @@ class HarvestConfig(Section):
         16.0,
     )
     """Smallest and largest candidate as multiples of the probe's reference LR."""
+    warmup_fraction: Fraction | Literal["auto"] | None = None
+    """Part of the budget over which the LR of trunks under a controller, and of branches, rises; null: `control`'s."""
     together: Literal["auto", True, False] = "auto"
     """Whether the candidates of a fork train as one stacked network (SGD only); `auto`: where measured to pay, now nowhere."""
 

@@ -8,7 +8,13 @@ bounds), `law` (one decision, pure), `metrics` and `step_statistics` (what a loo
 behind it).
 """
 
-from metalr.control.anchor import Anchor, anchor_for, averages_iterates, scales_gradients
+from metalr.control.anchor import (
+    Anchor,
+    anchor_for,
+    averages_iterates,
+    scales_gradients,
+    warmup_fraction,
+)
 from metalr.control.decision import Controller, Decision, Prediction, best_offset
 from metalr.control.features import FEATURE_GROUPS, FEATURE_NAMES, feature_row, feature_rows, reference_lr
 from metalr.control.finder import LRFinderResult, find_lr
@@ -65,5 +71,6 @@ __all__ = [
     "suggestions_of",
     "undone",
     "usual_lr",
+    "warmup_fraction",
     "weights_are_finite",
 ]

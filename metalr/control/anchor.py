@@ -14,10 +14,12 @@ from torch.optim import Optimizer
 
 from metalr.config import ControlConfig
 
-__all__ = ["Anchor", "Shape", "anchor_for", "averages_iterates", "scales_gradients"]
+__all__ = ["Anchor", "Shape", "anchor_for", "averages_iterates", "scales_gradients", "warmup_fraction"]
 
 SCALING_SETTINGS = frozenset({"betas", "centered", "ns_steps"})
 """Settings by which optimizers that scale the gradient are known: Adam's family, RMSprop, Muon."""
+USUAL_WARMUP = 0.05
+"""Part of the budget."""
 Shape = Literal["hold", "linear", "cosine", "constant"]
 """The shapes after the warm-up."""
 
@@ -96,9 +98,30 @@ def scales_gradients(optimizer: Optimizer) -> bool:
     return not SCALING_SETTINGS.isdisjoint(optimizer.param_groups[0])
 
 
-def anchor_for(optimizer: Optimizer, config: ControlConfig) -> Anchor:
-    """The anchor that `config` asks for; its `auto` is `constant` where `optimizer` averages, else `hold`."""
+def warmup_fraction(*, scales_gradients: bool, normalises: bool | None) -> float:
+    """The part of a budget that a warm-up takes, where a recipe leaves it open.
+
+    None under SGD where the network normalises: there it costs accuracy at the large LRs which such networks
+    bear; see `experiments/results/NOTES.md`. Else 0.05: it saves a network without normalisation from an LR
+    that is too large.
+
+    Args:
+        scales_gradients: Whether the optimizer divides the gradient by its size, as Adam does.
+        normalises: Whether the network has normalisation layers; None: not known.
+    """
+    return 0.0 if normalises and not scales_gradients else USUAL_WARMUP
+
+
+def anchor_for(optimizer: Optimizer, config: ControlConfig, normalises: bool | None = None) -> Anchor:
+    """The anchor that `config` asks for.
+
+    Its shape `auto` is `constant` where `optimizer` averages, else `hold`; its warm-up `auto` depends on
+    whether the network `normalises` (None: not known), see `warmup_fraction`.
+    """
     shape = config.anchor
     if shape == "auto":
         shape = "constant" if averages_iterates(optimizer) else "hold"
-    return Anchor(shape, config.warmup_fraction, config.decay_fraction)
+    warmup = config.warmup_fraction
+    if warmup == "auto":
+        warmup = warmup_fraction(scales_gradients=scales_gradients(optimizer), normalises=normalises)
+    return Anchor(shape, warmup, config.decay_fraction)

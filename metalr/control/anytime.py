@@ -85,10 +85,17 @@ class AnytimeCourse:
 
 
 def course_for(
-    optimizer: Optimizer, config: ControlConfig, total_epochs: int | None, units_per_epoch: int
+    optimizer: Optimizer,
+    config: ControlConfig,
+    total_epochs: int | None,
+    units_per_epoch: int,
+    normalises: bool | None = None,
 ) -> Course:
-    """The anchor that `config` asks for over this budget; without a budget the anytime one."""
-    anchor = anchor_for(optimizer, config)
+    """The anchor that `config` asks for over this budget; without a budget the anytime one.
+
+    Whether the network `normalises` (None: not known) may decide about its warm-up.
+    """
+    anchor = anchor_for(optimizer, config, normalises)
     if total_epochs is not None:
         return BudgetCourse(anchor, total_epochs * units_per_epoch)
     return AnytimeCourse("constant" if anchor.shape == "constant" else "anytime", units_per_epoch)

@@ -121,7 +121,7 @@ class MetaLR(LRScheduler):
             described = setting or seen.described(described)
         law = ControlLaw(controller, respecting(self._config, own_lr, respect))
         around = Surroundings(
-            course=course_for(optimizer, self._config, total_epochs, steps_per_epoch),
+            course=course_for(optimizer, self._config, total_epochs, steps_per_epoch, described.normalises),
             steps_per_epoch=steps_per_epoch,
             optimizer=optimizer,
             model=model,

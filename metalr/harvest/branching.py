@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from metalr.config import ControlConfig, TrainConfig
-from metalr.control import Snapshot, anchor_for, anchored_schedule
+from metalr.control import Controller, Snapshot, anchor_for, anchored_schedule
 from metalr.control.snapshot import PROGRESS_SETTINGS
 from metalr.tasks import Task
 from metalr.training import (
@@ -40,7 +40,9 @@ __all__ = ["fork", "resolved_together", "run_trunk"]
 OnEpochs = Callable[[int], None]
 
 
-def run_trunk(job: Job, task: Task, on_epochs: OnEpochs | None = None) -> RunRecord:
+def run_trunk(
+    job: Job, task: Task, on_epochs: OnEpochs | None = None, controller: Controller | None = None
+) -> RunRecord:
     """The finished record of a trunk: an ordinary run, forked where its spec says so.
 
     Forks already in `forks.jsonl` are not repeated, so a killed trunk goes on where it was.
@@ -49,9 +51,10 @@ def run_trunk(job: Job, task: Task, on_epochs: OnEpochs | None = None) -> RunRec
         job: Its spec must hold a fork plan and a control law with a probe.
         task: Made from the spec's task.
         on_epochs: Told the number of epochs just trained, branches included.
+        controller: The frozen controller of a trunk that runs under one.
 
     Raises:
-        ValueError: the spec has no fork plan or no probe.
+        ValueError: the spec has no fork plan or no probe, or another controller.
     """
     if job.spec.forks is None or job.spec.control is None or job.spec.control.probe is None:
         raise ValueError(f"run {job.spec.run_id} is no trunk: it needs `forks` and `control.probe`")
@@ -63,7 +66,7 @@ def run_trunk(job: Job, task: Task, on_epochs: OnEpochs | None = None) -> RunRec
         if job.spec.forks is not None and live.training.epoch in job.spec.forks.epochs:
             fork(live, job.spec.forks.peak_factors, job.spec.control or ControlConfig(), tell)
 
-    return train_run(job, task, on_epoch=on_epoch)
+    return train_run(job, task, controller, on_epoch)
 
 
 def resolved_together(wanted: bool | Literal["auto"], train: TrainConfig) -> bool:

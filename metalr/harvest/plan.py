@@ -5,8 +5,8 @@ from __future__ import annotations
 import itertools
 import random
 from collections import Counter
-from collections.abc import Callable
-from typing import cast
+from collections.abc import Callable, Mapping
+from typing import Literal, cast
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from metalr.config import (
     ProbeConfig,
     apply_overrides,
 )
+from metalr.config.controlled import CONTROLLED, ControlledName, LearnerName
 from metalr.config.models import MethodName
 from metalr.harvest.branching import resolved_together
 from metalr.training import ForkPlan, RunSpec
@@ -41,7 +42,11 @@ def candidate_factors(config: ExperimentConfig) -> list[float]:
     return [float(factor) for factor in np.geomspace(low, high, config.harvest.num_candidates)]
 
 
-def plan_trunks(config: ExperimentConfig, digest_of: Callable[[ExperimentConfig], str]) -> list[RunSpec]:
+def plan_trunks(
+    config: ExperimentConfig,
+    digest_of: Callable[[ExperimentConfig], str],
+    controllers: Mapping[LearnerName, str] | None = None,
+) -> list[RunSpec]:
     """The trunk runs of a harvest: tasks x budgets x seeds x schedules x initial LRs, thinned to `max_runs`.
 
     Every trunk forks at its later fork epochs; the fork before training belongs to the first trunk
@@ -50,6 +55,7 @@ def plan_trunks(config: ExperimentConfig, digest_of: Callable[[ExperimentConfig]
     Args:
         config: The recipe.
         digest_of: The data digest of a recipe's task.
+        controllers: The SHA-256 of each of `harvest.controllers`, by its name there.
 
     Raises:
         ConfigError: a wrong entry in `harvest.mixture`.
@@ -64,9 +70,15 @@ def plan_trunks(config: ExperimentConfig, digest_of: Callable[[ExperimentConfig]
     for index, budget, seed, schedule, lr in chosen:
         is_first = (index, budget, seed) not in started
         started.add((index, budget, seed))
-        specs.append(_trunk(recipes[index], budget, seed, schedule, lr, digests[index], is_first))
+        trunk = _trunk(recipes[index], budget, seed, schedule, lr, digests[index], is_first)
+        if schedule in CONTROLLED:
+            known = controllers or {}
+            trunk = _under_controller(trunk, recipes[index], known[CONTROLLED[schedule].learner])
+        specs.append(trunk)
     return list({spec.run_id: spec for spec in specs}.values())
 
+
+_METHOD_OF: dict[LearnerName, ControlledName] = {"mlp": "metalr-mlp", "lstm": "metalr-lstm"}
 
 Cell = tuple[int, int, int, str, float]
 """Task, budget, seed, schedule and initial LR of a trunk."""
@@ -76,7 +88,13 @@ def _cells(index: int, recipe: ExperimentConfig) -> list[Cell]:
     """Every trunk that one task of the mixture could have."""
     harvest = recipe.harvest
     budgets = harvest.budgets or [recipe.train.epochs]
-    return list(itertools.product([index], budgets, harvest.seeds, harvest.schedules, harvest.initial_lrs))
+    starts: list[tuple[str, float]] = list(itertools.product(harvest.schedules, harvest.initial_lrs))
+    # The probe takes the place of an initial LR.
+    starts += [(_METHOD_OF[learner], harvest.initial_lrs[0]) for learner in harvest.controllers]
+    return [
+        (index, budget, seed, schedule, lr)
+        for budget, seed, (schedule, lr) in itertools.product(budgets, harvest.seeds, starts)
+    ]
 
 
 def _thinned(cells: list[Cell], max_runs: int | None) -> list[Cell]:
@@ -126,7 +144,7 @@ def _trunk(
     control = ControlConfig(
         probe=recipe.control.probe or ProbeConfig(),
         anchor=recipe.control.anchor,
-        warmup_fraction=recipe.control.warmup_fraction,
+        warmup_fraction=_warmup_fraction(recipe),
         decay_fraction=recipe.control.decay_fraction,
         stall_factor=None,
     )
@@ -141,6 +159,21 @@ def _trunk(
         seed=seed,
         data_digest=digest,
     )
+
+
+def _under_controller(trunk: RunSpec, recipe: ExperimentConfig, sha256: str) -> RunSpec:
+    """The trunk with all of the control law, each setting of which can change its course."""
+    assert trunk.control is not None
+    changes = {"probe": trunk.control.probe, "warmup_fraction": _warmup_fraction(recipe)}
+    control = recipe.control.model_copy(update=changes)
+    return RunSpec.model_validate(
+        trunk.model_dump() | {"control": control, "controller_sha256": sha256, "schedules": None}
+    )
+
+
+def _warmup_fraction(recipe: ExperimentConfig) -> float | Literal["auto"]:
+    own = recipe.harvest.warmup_fraction
+    return recipe.control.warmup_fraction if own is None else own
 
 
 def epochs_of(spec: RunSpec) -> int:

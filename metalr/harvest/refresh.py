@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from functools import lru_cache
 from typing import Any
 
-from metalr.control import Observation, ProbeCurve, Setting, feature_rows, normalises
-from metalr.tasks import NETWORKS
+from metalr.control import Observation, ProbeCurve, Setting, feature_rows
+from metalr.training.networks import network_normalises
 from metalr.training.records import RunRecord
 
 __all__ = ["refreshed"]
@@ -26,7 +25,7 @@ def refreshed(record: RunRecord) -> RunRecord:
     setting = record.rows[0].get("setting")
     if setting is None:
         return record
-    known = _network_normalises(record.spec.task.network)
+    known = network_normalises(record.spec.task.network)
     probe = replace(ProbeCurve.from_dict(record.rows[0]["probe"]), normalises=known)
     trace = [Observation.from_dict(row["observation"]) for row in record.rows]
     features = feature_rows(trace, Setting(**setting | {"normalises": known}), probe)
@@ -37,11 +36,6 @@ def refreshed(record: RunRecord) -> RunRecord:
     rows[0]["probe"] = probe.to_dict()
     forks = [fork | {"factor": _factor(fork, probe.reference_lr)} for fork in record.forks]
     return replace(record, rows=rows, forks=forks)
-
-
-@lru_cache
-def _network_normalises(name: str) -> bool:
-    return normalises(NETWORKS[name](3, 10, 8, 8, 0.0))
 
 
 def _factor(fork: dict[str, Any], reference_lr: float) -> float:

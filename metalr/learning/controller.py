@@ -25,6 +25,7 @@ __all__ = [
     "PRETRAINED",
     "REGISTRY",
     "LearnedController",
+    "controller_path",
     "load_controller",
     "save_controller",
     "shipped_controllers",
@@ -134,7 +135,7 @@ def load_controller(source: str | Path) -> LearnedController:
         ArtifactError: nothing there; weights that are not the card's; a card of another version, or one
             made for other features.
     """
-    path = _path_of(source)
+    path = controller_path(source)
     card = read_json(path.with_suffix(".json"))
     if card.get("card_version") != CARD_VERSION:
         raise ArtifactError(
@@ -164,7 +165,11 @@ def shipped_controllers() -> dict[str, Path]:
     return ({"default": paths[default]} if default in paths else {}) | paths
 
 
-def _path_of(source: str | Path) -> Path:
+def controller_path(source: str | Path) -> Path:
+    """Where a controller's weights lie: the path itself, or that of the shipped one of this name.
+
+    Raises ArtifactError where there is neither.
+    """
     path = Path(source)
     if path.is_file():
         return path

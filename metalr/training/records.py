@@ -29,8 +29,10 @@ from metalr.config.controlled import CONTROLLED, optimizer_of
 from metalr.config.identity import with_added
 from metalr.config.models import MethodName, Seed
 from metalr.config.peers import AVERAGING_OPTIMIZERS, GRADIENT_SCALING_OPTIMIZERS, PEERS
+from metalr.control import warmup_fraction
 from metalr.training.artifacts import ArtifactError, read_json, read_json_lines, write_json
 from metalr.training.layout import resolved_layout
+from metalr.training.networks import network_normalises
 from metalr.training.step import resolved_step
 
 __all__ = [
@@ -92,7 +94,8 @@ def control_of(method: str, control: ControlConfig) -> ControlConfig | None:
         return control
     if method == "find":
         # What has no meaning here stays as it first was, and out of the run's identity.
-        return ControlConfig(probe=control.probe or ProbeConfig(), anchor="linear", stall_factor=None)
+        probe = control.probe or ProbeConfig()
+        return ControlConfig(probe=probe, anchor="linear", warmup_fraction=0.05, stall_factor=None)
     return None
 
 
@@ -162,6 +165,10 @@ class RunSpec(_Frozen):
         changes: dict[str, Any] = {}
         if control.anchor == "auto":
             changes["anchor"] = "constant" if optimizer in AVERAGING_OPTIMIZERS else "hold"
+        if control.warmup_fraction == "auto":
+            scales = optimizer in GRADIENT_SCALING_OPTIMIZERS
+            known = network_normalises(info.data["task"].network)
+            changes["warmup_fraction"] = warmup_fraction(scales_gradients=scales, normalises=known)
         if control.probe:
             first, last = control.probe.lrs(scales_gradients=optimizer in GRADIENT_SCALING_OPTIMIZERS)
             changes["probe"] = control.probe.model_copy(update={"min_lr": first, "max_lr": last})

@@ -100,3 +100,20 @@ def test_what_an_optimizer_is(optimizer: torch.optim.Optimizer, shape: Shape, sc
 
 def test_a_named_anchor_is_taken_for_any_optimizer() -> None:
     assert anchor_for(SCHEDULE_FREE, ControlConfig(anchor="linear")).shape == "linear"
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "normalises", "fraction"),
+    [
+        (SGD, True, 0.0),
+        (SGD, False, 0.05),
+        (SGD, None, 0.05),
+        (ADAMW, True, 0.05),
+        (SCHEDULE_FREE_SGD, True, 0.0),
+    ],
+)
+def test_a_warm_up_where_it_saves_something(
+    optimizer: torch.optim.Optimizer, normalises: bool | None, fraction: float
+) -> None:
+    assert anchor_for(optimizer, ControlConfig(), normalises).warmup_fraction == fraction
+    assert anchor_for(optimizer, ControlConfig(warmup_fraction=0.1), normalises).warmup_fraction == 0.1

@@ -504,3 +504,15 @@ def test_an_observation_object_is_taken_whole() -> None:
         "grad_norm": 2.0,
         "is_finite": True,
     }
+
+
+@pytest.mark.parametrize(("layer", "height"), [(nn.BatchNorm1d(4), 1.0), (nn.ReLU(), 0.1)])
+def test_a_network_that_normalises_starts_at_the_peak_under_sgd(layer: nn.Module, height: float) -> None:
+    model = nn.Sequential(nn.Linear(4, 4), layer)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    rule = RuleController(lambda t, _: 2)
+    config = ControlConfig(anchor="constant")
+    scheduler = MetaLR(
+        optimizer, rule, total_epochs=10, steps_per_epoch=10, model=model, probe=None, config=config
+    )
+    assert scheduler.get_last_lr()[0] == pytest.approx(0.1 * height)  # unit 0 of 100, a warm-up of five

@@ -4,7 +4,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from training.tiny import CONTROL, TASK, TRAIN, job_of, tiny_spec, tiny_task, trunk_spec, without_times
+from training.tiny import (
+    CONTROL,
+    TASK,
+    TRAIN,
+    job_of,
+    rule_controller,
+    tiny_spec,
+    tiny_task,
+    trunk_spec,
+    without_times,
+)
 
 from metalr.config import DepthGroup, TrainConfig
 from metalr.control import anchor_for, anchored_schedule
@@ -33,6 +43,24 @@ def test_a_trunk_is_not_disturbed_by_its_forks(method: str, train: TrainConfig, 
     assert without_times(forked.rows) == without_times(plain.rows)
     assert forked.result["final"] == plain.result["final"]
     assert plain.forks == []
+
+
+@pytest.mark.parametrize("train", [TRAIN, AVERAGED])
+def test_a_trunk_under_a_controller_goes_its_own_way_and_its_branches_theirs(
+    train: TrainConfig, tmp_path: Path
+) -> None:
+    """The forks lie at states of the very run that the controller makes without them."""
+    spec = trunk_spec("metalr-mlp", train=train)
+    forked = run_trunk(job_of(spec, tmp_path / "forked"), tiny_task(), None, rule_controller())
+    plain = tiny_spec("metalr-mlp", train=train, evaluate_test=False)
+    alone = train_run(job_of(plain, tmp_path / "plain"), tiny_task(), rule_controller())
+    assert [row["decision"] for row in forked.rows] == [row["decision"] for row in alone.rows]
+    assert [row["train/loss"] for row in forked.epochs] == [row["train/loss"] for row in alone.epochs]
+    assert forked.result["final"] == alone.result["final"]
+    assert len(forked.forks) == 6
+    assert forked.forks[0]["final_loss"] != forked.forks[3]["final_loss"]
+    with pytest.raises(ValueError, match="wants controller"):
+        run_trunk(job_of(spec, tmp_path / "other"), tiny_task())
 
 
 def test_every_candidate_of_every_fork_is_there_once(tmp_path: Path) -> None:

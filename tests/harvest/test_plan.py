@@ -113,3 +113,43 @@ def test_thinning_keeps_tasks_even_and_does_not_favour_what_few_of_them_have() -
     specs = plan(mixture=mixture, budgets=[4, 8], seeds=list(range(1, 9)), max_runs=30)
     assert Counter(spec.task.label_noise for spec in specs) == {0.0: 10, 0.1: 10, 0.2: 10}
     assert 3 <= sum(spec.train.epochs == 16 for spec in specs) <= 4  # a seventh of the cells
+
+
+CONTROLLERS = {"mlp": "mlp.safetensors", "lstm": "lstm.safetensors"}
+HASHES = {"mlp": "a" * 64, "lstm": "b" * 64}
+
+
+def controlled(**changes: object) -> list:
+    values = {f"harvest.{name}": value for name, value in (SMALL | {"controllers": CONTROLLERS}).items()}
+    config = apply_overrides(ExperimentConfig(), {"train.device": "cpu", **values, **changes})
+    return plan_trunks(config, lambda recipe: "0" * 64, HASHES)
+
+
+def test_trunks_under_controllers_stand_beside_the_scheduled_ones_once_a_task() -> None:
+    specs = controlled()
+    learned = [spec for spec in specs if spec.controller_sha256 is not None]
+    assert sorted((spec.task.network, spec.method, spec.controller_sha256) for spec in learned) == [
+        (network, f"metalr-{name}", HASHES[name]) for network in ("cnn", "mlp") for name in ("lstm", "mlp")
+    ]
+    # The others are those of a harvest without controllers, but for who has the fork before training.
+    hands = {spec.run_id for spec in plan(**SMALL)}
+    assert len(hands & {spec.run_id for spec in specs}) >= 6
+    assert sum(0 in spec.forks.epochs for spec in specs) == 2
+
+
+def test_all_of_the_control_law_counts_for_a_trunk_under_a_controller() -> None:
+    def ids(**changes: object) -> tuple[set[str], set[str]]:
+        specs = controlled(**changes)
+        learned = {spec.run_id for spec in specs if spec.controller_sha256}
+        return learned, {spec.run_id for spec in specs} - learned
+
+    (learned, scheduled), (others, same) = ids(), ids(**{"control.backoff": 0.3})
+    assert scheduled == same
+    assert not learned & others
+
+
+def test_branches_may_have_a_warm_up_of_their_own() -> None:
+    for spec in controlled(**{"harvest.warmup_fraction": 0.02, "control.warmup_fraction": 0.1}):
+        assert spec.control.warmup_fraction == 0.02
+    for spec in controlled(**{"control.warmup_fraction": 0.1}):
+        assert spec.control.warmup_fraction == 0.1

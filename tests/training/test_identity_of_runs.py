@@ -118,10 +118,9 @@ def test_a_spec_reads_back_as_the_run_it_was() -> None:
 def test_the_lr_finder_pays_for_its_probe_and_a_schedule_has_none() -> None:
     control = ControlConfig(probe=ProbeConfig(num_steps=12), warmup_fraction=0.2)
     assert control_of("metalr-lstm", control) == control
-    assert control_of("find", control) == ControlConfig(
-        probe=ProbeConfig(num_steps=12), anchor="linear", stall_factor=None
-    )
-    assert control_of("find", ControlConfig(probe=None)) == ControlConfig(anchor="linear", stall_factor=None)
+    first = ControlConfig(anchor="linear", warmup_fraction=0.05, stall_factor=None)
+    assert control_of("find", control) == first.model_copy(update={"probe": ProbeConfig(num_steps=12)})
+    assert control_of("find", ControlConfig(probe=None)) == first
     assert control_of("cosine", control) is None
 
 
@@ -150,5 +149,24 @@ def test_the_control_law_of_a_run_is_what_its_optimizer_wants(
     assert control is not None
     assert control.probe is not None
     assert (control.anchor, control.probe.min_lr, control.probe.max_lr) == (anchor, *ramp)
-    chosen = ControlConfig(anchor="cosine", probe=ProbeConfig(min_lr=1e-4, max_lr=1.0))
+    chosen = ControlConfig(anchor="cosine", warmup_fraction=0.1, probe=ProbeConfig(min_lr=1e-4, max_lr=1.0))
     assert RunSpec.model_validate(values | {"control": chosen}).control == chosen
+
+
+@pytest.mark.parametrize(
+    ("network", "optimizer", "fraction"),
+    [
+        ("resnet18", "sgd", 0.0),
+        ("cnn_gn", "schedule_free_sgd", 0.0),
+        ("cnn", "sgd", 0.05),
+        ("cnn_bn", "adamw", 0.05),
+    ],
+)
+def test_the_warm_up_of_a_run_is_what_its_network_wants(
+    network: str, optimizer: str, fraction: float
+) -> None:
+    first = spec_of(FIRST_SPECS[0]).model_dump()
+    task, train = first["task"] | {"network": network, "width": 8}, first["train"] | {"optimizer": optimizer}
+    spec = RunSpec.model_validate(first | {"task": task, "train": train, "control": ControlConfig()})
+    assert spec.control is not None
+    assert spec.control.warmup_fraction == fraction
