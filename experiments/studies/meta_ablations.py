@@ -9,10 +9,11 @@ are read off the branches' own regret curves. Writes experiments/results/meta-ab
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,8 @@ import numpy as np
 import torch
 
 from metalr.config import MetaTrainConfig, load_config
-from metalr.control import FEATURE_GROUPS
-from metalr.harvest.meta_dataset import join_meta_datasets, load_meta_dataset
+from metalr.control import FEATURE_GROUPS, Prediction
+from metalr.harvest.meta_dataset import MetaDataset, join_meta_datasets, load_meta_dataset
 from metalr.learning.controller import LearnedController
 from metalr.learning.examples import (
     Examples,
@@ -53,6 +54,10 @@ class Arm:
     """What is learned from, and decided on; None: the examples, and their twins without a probe."""
     max_tasks: int | None = None
     """Number of source tasks."""
+    num_parts: int | None = None
+    """Number of meta-datasets learned from, the first ones; all are decided on."""
+    distrust: float = 0.0
+    """On-line adaptation: how much the auxiliary head's surprise weakens the predictions of the moment."""
 
 
 def only(*groups: str) -> Callable[[Examples], Examples]:
@@ -98,22 +103,67 @@ ARMS = (
     Arm("10 source tasks", max_tasks=10),
     Arm("20 source tasks", max_tasks=20),
     Arm("40 source tasks", max_tasks=40),
+    Arm("first meta-dataset alone", num_parts=1),
+    Arm("first two, no DAgger round", num_parts=2),
+    Arm("no DAgger round, LSTM", learner="lstm", num_parts=2),
+    Arm("on-line adaptation 1", distrust=1.0),
+    Arm("on-line adaptation 3", distrust=3.0),
 )
 
 
-def regrets_of(arm: Arm, examples: Examples, config: MetaTrainConfig) -> np.ndarray:
+def regrets_of(
+    arm: Arm, examples: Examples, config: MetaTrainConfig, parts: Sequence[MetaDataset]
+) -> np.ndarray:
     """The regret (E,) of each fork's decision by an ensemble that saw no fork of its task, nats."""
+    sources = examples
+    if arm.num_parts is not None:
+        sources = make_examples(join_meta_datasets(parts[: arm.num_parts]))
+        if not np.allclose(sources.log_offsets_K, examples.log_offsets_K):
+            raise ValueError(f"arm {arm.name!r}: its meta-datasets have other candidates than all together")
     settings = config.model_copy(update={"unprobed": arm.view is None} | arm.changes)
     view = arm.view or (lambda examples: examples)
     fold_E = fold_of_groups(examples.groups_E, config.num_folds, config.seed)
     regret_E = np.full(len(examples), np.nan)
     for fold in range(int(fold_E.max()) + 1):
-        inside, outside = examples.subset(fold_E != fold), examples.subset(fold_E == fold)
+        outside = examples.subset(fold_E == fold)
+        inside = sources.subset(~np.isin(sources.groups_E, outside.groups_E))
         inside = _of_some_tasks(inside, arm.max_tasks, seed=fold)
         members, _ = train_ensemble(view(inside), None, arm.learner, settings, lambda: None)
         controller = controller_of(members, view(inside), settings)
-        regret_E[fold_E == fold] = regret_at(outside, decided_log_peaks(controller, view(outside)))
+        decided = _adapting(controller, arm.distrust) if arm.distrust else controller
+        regret_E[fold_E == fold] = regret_at(outside, decided_log_peaks(decided, view(outside)))
     return regret_E
+
+
+class _Adapting(LearnedController):
+    """Trusts its predictions the less, the more the auxiliary head has just changed its mind.
+
+    What the final loss will be is not known before the end; but a head that knew would not change its
+    prediction from one epoch to the next.
+    """
+
+    distrust = 0.0
+
+    def step(self, state: list[float], features_F: np.ndarray) -> tuple[list[float], Prediction]:
+        """As the parent, with the last prediction of the final loss kept in front of the memory."""
+        before, memory = state[0], state[1:]
+        memory, found = super().step(memory, features_F)
+        surprise = 0.0 if np.isnan(before) else abs(found.log_final_loss - before)
+        regrets_K = np.array(found.log_regrets)
+        if self._prior is not None:
+            regrets_K = self._prior + np.exp(-self.distrust * surprise) * (regrets_K - self._prior)
+        return [found.log_final_loss, *memory], replace(found, log_regrets=tuple(regrets_K.tolist()))
+
+    def initial_state(self) -> list[float]:
+        """No prediction yet, and the members' memories."""
+        return [float("nan"), *super().initial_state()]
+
+
+def _adapting(controller: LearnedController, distrust: float) -> LearnedController:
+    adapting = copy.copy(controller)
+    adapting.__class__ = _Adapting
+    vars(adapting)["distrust"] = distrust
+    return adapting
 
 
 def trivial_regrets(examples: Examples, config: MetaTrainConfig) -> dict[str, np.ndarray]:
@@ -209,12 +259,13 @@ def main() -> None:
     if arguments.quick:
         config = config.model_copy(update={"epochs": 3, "ensemble": 1})
     folders = arguments.folders or [Path("meta_data") / name for name in (arguments.recipe, *config.also)]
-    dataset = join_meta_datasets([load_meta_dataset(folder) for folder in folders])
+    parts = [load_meta_dataset(folder) for folder in folders]
+    dataset = join_meta_datasets(parts)
     examples = make_examples(dataset)
     regrets = {}
     for arm in ARMS:
         started = time.perf_counter()
-        regrets[arm.name] = regrets_of(arm, examples, config)
+        regrets[arm.name] = regrets_of(arm, examples, config, parts)
         print(
             f"{arm.name:36} {regrets[arm.name].mean():.4f}  {time.perf_counter() - started:.0f} s", flush=True
         )
