@@ -213,6 +213,9 @@ class ProbeConfig(RampConfig):
     fresh_batches: bool = True
     """Whether every step trains on a batch of its own while the loss of one fixed batch is measured, for a third of a
     step more; else all steps train on one batch, which a network that fits it soon has no edge on."""
+    paid: Literal["first_epoch", "every_epoch"] = "first_epoch"
+    """What gives way to its steps: the end of the first epoch, or as many steps of every epoch as they come to, rounded up,
+    which is the way of a harvest's trunks, and of any run where they would fill half of the first epoch."""
 
 
 class FinderConfig(RampConfig):

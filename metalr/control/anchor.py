@@ -76,16 +76,21 @@ class Anchor:
         decayed = (progress - warmup) / (1.0 - warmup)
         return 1.0 - decayed if self.shape == "linear" else (1.0 + math.cos(math.pi * decayed)) / 2.0
 
-    def mean_height(self, epoch: int, total_epochs: int, steps_per_epoch: int) -> float:
-        """The mean over the steps of one epoch (`epoch` counted from 0), in (0, 1]."""
+    def mean_height(
+        self, epoch: int, total_epochs: int, steps_per_epoch: int, num_steps: int | None = None
+    ) -> float:
+        """The mean over the first `num_steps` steps (None: all) of one epoch, counted from 0; in (0, 1]."""
         total = total_epochs * steps_per_epoch
         first = epoch * steps_per_epoch
-        heights = [self.height((first + step + 0.5) / total) for step in range(steps_per_epoch)]
-        return sum(heights) / steps_per_epoch
+        counted = num_steps or steps_per_epoch
+        heights = [self.height((first + step + 0.5) / total) for step in range(counted)]
+        return sum(heights) / counted
 
-    def equivalent_peak(self, lr: float, epoch: int, total_epochs: int, steps_per_epoch: int) -> float:
-        """The peak whose anchor has the mean LR `lr` over epoch number `epoch` (from 0)."""
-        return lr / self.mean_height(epoch, total_epochs, steps_per_epoch)
+    def equivalent_peak(
+        self, lr: float, epoch: int, total_epochs: int, steps_per_epoch: int, num_steps: int | None = None
+    ) -> float:
+        """The peak whose anchor has the mean LR `lr` over the first `num_steps` of epoch `epoch` (from 0)."""
+        return lr / self.mean_height(epoch, total_epochs, steps_per_epoch, num_steps)
 
 
 def averages_iterates(optimizer: Optimizer) -> bool:

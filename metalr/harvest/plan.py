@@ -140,9 +140,11 @@ def _trunk(
     changes = {"epochs": budget, "lr": lr, "device": device, "early_stopping": None, "evaluate_every": 1}
     changes["step"] = resolved_step(recipe.train.step, device)
     train = recipe.train.model_copy(update=changes)
+    # Every epoch of a trunk and its branches is equally long.
+    probe = (recipe.control.probe or ProbeConfig()).model_copy(update={"paid": "every_epoch"})
     # Of the control law only what shapes probe and branches can change a trunk; the rest is as it first was.
     control = ControlConfig(
-        probe=recipe.control.probe or ProbeConfig(),
+        probe=probe,
         anchor=recipe.control.anchor,
         warmup_fraction=_warmup_fraction(recipe),
         decay_fraction=recipe.control.decay_fraction,

@@ -43,6 +43,7 @@ __all__ = [
     "checkpoint_of",
     "probe_batch_size",
     "probe_cost_steps",
+    "spent_steps",
     "start_or_resume",
     "steps_per_epoch",
 ]
@@ -127,7 +128,9 @@ def start_or_resume(
         normalises(model),
     )
     schedule = _schedule(spec, model, optimizer, setting, probe, controller)
-    training = Training(task, spec.train, model, optimizer, schedule, spec.seed, steps)
+    training = Training(
+        task, spec.train, model, optimizer, schedule, spec.seed, steps, spent_steps=spent_steps(spec, task)
+    )
     if spec.control:
         training.anchor = anchor_for(optimizer, spec.control)
     first = Observation(epoch=0, train_loss=probe.initial_loss if probe else None)
@@ -199,26 +202,41 @@ def probe_cost_steps(spec: RunSpec) -> int:
 
 
 def steps_per_epoch(spec: RunSpec, task: Task) -> int:
-    """Optimizer steps an epoch of the run; the probe's images are taken evenly out of all epochs.
+    """Optimizer steps an epoch of the run, the first one's `spent_steps` included.
 
-    The probe counts at its planned length, even where an explosion cuts it short: a budget must not depend
-    on luck.
+    The probe's steps are taken out of the first epoch, or of all, as `control.probe.paid` says. It counts at
+    its planned length, even where an explosion cuts it short: a budget must not depend on luck.
 
     Raises:
         ConfigError: the settings leave no step to train.
     """
-    size = len(task.splits["train"].labels_B)
-    steps = size // spec.train.batch_size
-    if steps < 1:
-        raise ConfigError(
-            [f"train.batch_size: {spec.train.batch_size} is larger than the {size} training images"]
-        )
+    steps = _full_steps(spec, task)
+    if spent_steps(spec, task):
+        return steps
     spent, epochs = probe_cost_steps(spec), spec.train.epochs
     left = (steps * epochs - spent) // epochs
     if left < 1:
         problem = f"{spent} steps leave none to train in {epochs} epochs of {steps}"
         raise ConfigError([f"control.probe.num_steps: {problem}; take fewer, or a larger budget"])
     return left
+
+
+def spent_steps(spec: RunSpec, task: Task) -> int:
+    """Steps by which the first epoch is shorter, since the probe has had them; 0 where all epochs pay."""
+    probe = spec.control.probe if spec.control else None
+    spent = probe_cost_steps(spec)
+    fits = probe is not None and probe.paid == "first_epoch" and spent <= _full_steps(spec, task) // 2
+    return spent if fits else 0
+
+
+def _full_steps(spec: RunSpec, task: Task) -> int:
+    size = len(task.splits["train"].labels_B)
+    steps = size // spec.train.batch_size
+    if steps < 1:
+        raise ConfigError(
+            [f"train.batch_size: {spec.train.batch_size} is larger than the {size} training images"]
+        )
+    return steps
 
 
 def _schedule(

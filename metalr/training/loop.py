@@ -60,8 +60,15 @@ class Training:
     anchor: Anchor = field(default_factory=lambda: Anchor("linear"))
     """Gives the equivalent peak of an epoch's LR."""
     epoch: int = 0
+    spent_steps: int = 0
+    """Steps of the first epoch that the probe has had: it ends so much earlier."""
     train_step: Step | None = field(default=None, repr=False, compare=False)
     """How a batch is trained; made at the first epoch."""
+
+    @property
+    def num_steps(self) -> int:
+        """Steps that the next epoch trains."""
+        return self.steps_per_epoch - (self.spent_steps if self.epoch == 0 else 0)
 
     @property
     def device(self) -> torch.device:
@@ -148,12 +155,12 @@ def epoch_batches(training: Training, purpose: str = "train") -> Iterator[tuple[
     generator = epoch_generator(training.seed, training.epoch, training.device, purpose)
     num_train = len(training.task.splits["train"].labels_B)
     order = torch.randperm(num_train, generator=generator, device=training.device)
-    for step in range(training.steps_per_epoch):
+    for step in range(training.num_steps):
         yield training.task.train_batch(order[step * size : (step + 1) * size], generator)
 
 
 def _train_steps(training: Training, observe: bool) -> tuple[Tensor, list[Tensor], list[float]]:
-    optimizer, steps = training.optimizer, training.steps_per_epoch
+    optimizer, steps = training.optimizer, training.num_steps
     losses_S = torch.empty(steps, device=training.device)
     sample_every = max(1, steps // GRADIENT_SAMPLES)
     norms: list[Tensor] = []
@@ -173,6 +180,8 @@ def _train_steps(training: Training, observe: bool) -> tuple[Tensor, list[Tensor
             lrs.append(lr.clone() if isinstance(lr, Tensor) else float(lr))
             if step < steps - 1:
                 training.schedule.after_batch()
+        for _ in range(training.steps_per_epoch - steps):
+            training.schedule.after_batch()
     return losses_S, norms, _as_numbers(lrs)
 
 
@@ -224,7 +233,8 @@ def _norm_measurements(
 
 def _equivalent_peak(training: Training, mean_lr: float) -> float:
     epoch, epochs = training.epoch, training.config.epochs
-    return training.anchor.equivalent_peak(mean_lr, epoch, epochs, training.steps_per_epoch)
+    steps = training.steps_per_epoch
+    return training.anchor.equivalent_peak(mean_lr, epoch, epochs, steps, training.num_steps)
 
 
 def branched(training: Training, schedule: Schedule, optimizer: torch.optim.Optimizer) -> Training:

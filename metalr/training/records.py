@@ -64,6 +64,7 @@ ADDED_SETTINGS: dict[tuple[str, ...], Any] = {
     ("control", "stall_factor"): None,
     ("control", "probe", "batch_size"): None,
     ("control", "probe", "fresh_batches"): False,
+    ("control", "probe", "paid"): "every_epoch",
 }
 """Settings that came after the first records, with what runs did before they existed.
 
@@ -94,7 +95,7 @@ def control_of(method: str, control: ControlConfig) -> ControlConfig | None:
         return control
     if method == "find":
         # What has no meaning here stays as it first was, and out of the run's identity.
-        probe = control.probe or ProbeConfig()
+        probe = (control.probe or ProbeConfig()).model_copy(update={"paid": "every_epoch"})
         return ControlConfig(probe=probe, anchor="linear", warmup_fraction=0.05, stall_factor=None)
     return None
 

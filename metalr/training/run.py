@@ -187,7 +187,8 @@ def _result(live: LiveRun, diverged_epoch: int | None) -> dict[str, Any]:
             final |= {f"{split}/loss": _plain(found.loss), f"{split}/accuracy": found.accuracy}
     rows = read_json_lines(live.folder / "metrics.jsonl")
     timing = {name: sum(row[f"time/{name}"] for row in rows) for name in ("train_s", "eval_s", "control_s")}
-    num_samples = (len(rows) - 1) * live.training.steps_per_epoch * live.spec.train.batch_size
+    num_steps = (len(rows) - 1) * live.training.steps_per_epoch - live.training.spent_steps
+    num_samples = num_steps * live.spec.train.batch_size
     num_samples += live.probe.num_steps * probe_batch_size(live.spec) if live.probe else 0
     timing["eval_s"] += time.perf_counter() - started
     return {

@@ -79,7 +79,7 @@ class Stack:
 
     def train_epoch(self, schedule: Schedule) -> list[bool]:
         """Train the branch's epoch; returns for each copy whether its losses were finite."""
-        branch, steps = self._branch, self._branch.steps_per_epoch
+        branch, steps = self._branch, self._branch.num_steps
         apply_freezing(branch.model, branch.config, branch.epoch)
         if self._trained_by_group != self._trained():
             self._begin()

@@ -118,8 +118,10 @@ def test_a_spec_reads_back_as_the_run_it_was() -> None:
 def test_the_lr_finder_pays_for_its_probe_and_a_schedule_has_none() -> None:
     control = ControlConfig(probe=ProbeConfig(num_steps=12), warmup_fraction=0.2)
     assert control_of("metalr-lstm", control) == control
-    first = ControlConfig(anchor="linear", warmup_fraction=0.05, stall_factor=None)
-    assert control_of("find", control) == first.model_copy(update={"probe": ProbeConfig(num_steps=12)})
+    probe = ProbeConfig(paid="every_epoch")
+    first = ControlConfig(probe=probe, anchor="linear", warmup_fraction=0.05, stall_factor=None)
+    other = {"probe": probe.model_copy(update={"num_steps": 12})}
+    assert control_of("find", control) == first.model_copy(update=other)
     assert control_of("find", ControlConfig(probe=None)) == first
     assert control_of("cosine", control) is None
 

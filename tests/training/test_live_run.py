@@ -11,7 +11,7 @@ import torch
 from training.tiny import CONTROL, TASK, TRAIN, job_of, rule_controller, tiny_spec, tiny_task, without_times
 
 from metalr.config import ControlConfig, DepthGroup, EarlyStoppingConfig, ProbeConfig
-from metalr.control import SCHEDULE_NAMES, Observation
+from metalr.control import SCHEDULE_NAMES, Anchor, Observation
 from metalr.training import (
     ArtifactError,
     LiveRun,
@@ -317,7 +317,8 @@ def test_the_probe_trains_on_batches_of_its_own_and_pays_for_them(
         return original(model, images_BCHW, *rest)
 
     monkeypatch.setattr(live_run, "training_loss", spy)
-    control = ControlConfig(probe=ProbeConfig(num_steps=8, batch_size=batch_size, fresh_batches=fresh))
+    probe = ProbeConfig(num_steps=8, batch_size=batch_size, fresh_batches=fresh, paid="every_epoch")
+    control = ControlConfig(probe=probe)
     spec = tiny_spec("metalr-mlp", control=control)
     record = train_run(job_of(spec, tmp_path), tiny_task(), rule_controller())
     assert set(seen) == {images}
@@ -327,3 +328,28 @@ def test_the_probe_trains_on_batches_of_its_own_and_pays_for_them(
     assert steps_per_epoch(spec, tiny_task()) == steps
     tried = record.rows[0]["probe"]["num_steps"]
     assert record.result["num_samples"] == 4 * steps * 16 + tried * images
+
+
+@pytest.mark.parametrize("anchor", ["hold", "linear"])
+def test_the_first_epoch_ends_earlier_by_the_steps_of_the_probe(anchor: str, tmp_path: Path) -> None:
+    """Nothing else gives way: the LR of every other step is that of a run that was not probed."""
+    probe = ProbeConfig(num_steps=8, batch_size=4)  # 8 steps of 4 images and a third more: 3 of 16
+    control = ControlConfig(probe=probe, anchor=anchor, warmup_fraction=0.1)
+    spec = tiny_spec("metalr-mlp", control=control)
+    record = train_run(job_of(spec, tmp_path), tiny_task(), rule_controller())
+    lines = RunStore(tmp_path).load_lrs(record.run_id)
+    assert [len(line["lrs"]) for line in lines] == [5, 8, 8, 8]
+    assert record.result["num_samples"] == 29 * 16 + record.rows[0]["probe"]["num_steps"] * 4
+    shape = Anchor(anchor, 0.1)
+    for line, row in zip(lines, record.rows, strict=False):
+        first = 8 * row["epoch"]
+        expected = [row["decision"]["peak_lr"] * shape.height((first + step + 0.5) / 32) for step in range(8)]
+        assert line["lrs"] == pytest.approx(expected[: len(line["lrs"])], rel=1e-6)
+    for row, decided in zip(record.epochs, record.rows, strict=False):
+        assert row["observation"]["peak_lr"] == pytest.approx(decided["decision"]["peak_lr"], rel=1e-6)
+
+
+def test_a_probe_that_would_fill_the_first_epoch_is_paid_by_all(tmp_path: Path) -> None:
+    spec = tiny_spec("metalr-mlp", control=ControlConfig(probe=ProbeConfig(num_steps=8, batch_size=16)))
+    record = train_run(job_of(spec, tmp_path), tiny_task(), rule_controller())
+    assert [len(line["lrs"]) for line in RunStore(tmp_path).load_lrs(record.run_id)] == [5, 5, 5, 5]
