@@ -91,10 +91,11 @@ def make_examples(dataset: MetaDataset) -> Examples:
 
     Candidates lie at the multiples of the reference LR that most forks have; a fork with others is read
     between its own, has no regret (NaN) outside, and is left out where fewer than three remain. A regret
-    counts up to the loss of guessing: a network that errs with confidence is worse only by name.
+    counts up to the loss of guessing: a network that errs with confidence is worse only by name. Forks of
+    other harvests may have more candidates, or fewer.
 
     Raises:
-        ArtifactError: no fork, forks with different numbers of candidates, or nothing but divergence.
+        ArtifactError: no fork, or nothing but divergence.
     """
     if dataset.forks.empty:
         raise ArtifactError("the meta-dataset has no fork to learn from; harvest more runs")
@@ -110,10 +111,6 @@ def make_examples(dataset: MetaDataset) -> Examples:
     forks = [rows for rows in forks if rows["final_loss"].notna().any()]
     if not forks:
         raise ArtifactError("every candidate of every fork diverged: the harvest's LRs are all too high")
-    if len({len(rows) for rows in forks}) > 1:
-        raise ArtifactError(
-            "the forks of this meta-dataset have different candidates; harvest them with one recipe"
-        )
     offsets_EK = np.log(_values(forks, "factor"))
     log_offsets_K = _most_frequent(offsets_EK)
     traces_ETF = np.stack([_padded(traces[str(rows["run_id"].iloc[0])], longest) for rows in forks])
@@ -143,18 +140,28 @@ def make_examples(dataset: MetaDataset) -> Examples:
 
 
 def _most_frequent(offsets_EK: np.ndarray) -> np.ndarray:
-    rows, counts = np.unique(offsets_EK.round(6), axis=0, return_counts=True)
-    chosen = rows[counts.argmax()]
-    first = int(np.flatnonzero((offsets_EK.round(6) == chosen).all(axis=1))[0])
-    return np.array(offsets_EK[first])
+    """The offsets that most forks have, without the NaN behind a row's end."""
+    _rows, positions, counts = np.unique(
+        np.nan_to_num(offsets_EK.round(6), nan=np.inf), axis=0, return_index=True, return_counts=True
+    )
+    chosen_K = offsets_EK[positions[counts.argmax()]]
+    return np.array(chosen_K[~np.isnan(chosen_K)])
 
 
 def _read_at(log_offsets_K: np.ndarray, own_EK: np.ndarray, curves_EK: np.ndarray) -> np.ndarray:
-    """Each curve, known at its own offsets, at the common ones: linear in log LR, NaN outside."""
+    """Each curve, known at its own offsets, at the common ones: linear in log LR, NaN outside.
+
+    A row ends where its offsets are NaN.
+    """
+    known_EK = ~np.isnan(own_EK)
     read_EK = np.stack(
-        [np.interp(log_offsets_K, own_K, curve) for own_K, curve in zip(own_EK, curves_EK, strict=True)]
+        [
+            np.interp(log_offsets_K, own_K[known_K], curve_K[known_K])
+            for own_K, curve_K, known_K in zip(own_EK, curves_EK, known_EK, strict=True)
+        ]
     )
-    low_E1, high_E1 = own_EK[:, :1] - ROUNDING, own_EK[:, -1:] + ROUNDING
+    low_E1 = np.nanmin(own_EK, axis=1, keepdims=True) - ROUNDING
+    high_E1 = np.nanmax(own_EK, axis=1, keepdims=True) + ROUNDING
     return np.where((log_offsets_K >= low_E1) & (log_offsets_K <= high_E1), read_EK, np.nan)
 
 
@@ -223,8 +230,11 @@ def _log_usual_lr(features_F: np.ndarray) -> float:
 
 
 def _values(forks: list[pd.DataFrame], column: str) -> np.ndarray:
-    """A column of every fork's candidates; (E, K)."""
-    return np.stack([rows[column].to_numpy(dtype=float) for rows in forks])
+    """A column of every fork's candidates; (E, K), NaN behind the end of a fork with fewer."""
+    values_EK = np.full((len(forks), max(len(rows) for rows in forks)), np.nan)
+    for values_K, rows in zip(values_EK, forks, strict=True):
+        values_K[: len(rows)] = rows[column].to_numpy(dtype=float)
+    return values_EK
 
 
 def _padded(trace_tF: np.ndarray, length: int) -> np.ndarray:

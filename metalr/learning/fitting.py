@@ -267,7 +267,7 @@ def regrets_by_rule(
     grid = np.log(np.geomspace(1e-4, 10.0, 51))
     fixed = min(grid, key=lambda peak: regret_at(inside, np.full(len(inside), peak)).mean())
     multiple = min(inside.log_offsets_K, key=lambda m: regret_at(inside, inside.log_reference_E + m).mean())
-    greedy = outside.log_offsets_K[outside.next_regrets_EK.argmin(axis=1)]
+    greedy = outside.log_offsets_K[np.nanargmin(outside.next_regrets_EK, axis=1)]
     log_peaks = {
         "learned": decided_log_peaks(controller, outside),
         "learned_unprobed": decided_log_peaks(controller, unprobed(outside)),

@@ -6,7 +6,8 @@ import pytest
 from learning.planted import OFFSETS, planted_examples
 
 from metalr.control import FEATURE_GROUPS, FEATURE_NAMES
-from metalr.learning.examples import _groups, joined, unprobed
+from metalr.harvest.meta_dataset import MetaDataset
+from metalr.learning.examples import _groups, joined, make_examples, unprobed
 
 PEAK = FEATURE_NAMES.index("log_peak_over_reference")
 
@@ -57,3 +58,50 @@ def test_runs_of_one_task_are_held_out_together_where_there_are_several(
     found = _groups(pd.concat([runs, runs]))
     assert len(set(found.values())) == groups
     assert list(found) == ["a", "b", "c"]
+
+
+def _meta_dataset(curves: dict[str, tuple[list[float], list[float]]]) -> MetaDataset:
+    """One fork before training a run: its factors, and the final loss of each; the reference LR is 1."""
+    features = {f"feature/{name}": [0.0] for name in FEATURE_NAMES} | {"feature/log_classes": [2.3]}
+    transitions = [
+        pd.DataFrame({"run_id": [run], "group": [run], "network": [run], "epoch": [0], **features})
+        for run in curves
+    ]
+    forks = [
+        pd.DataFrame(
+            {
+                "run_id": run,
+                "epoch": 0,
+                "candidate": range(len(factors)),
+                "factor": factors,
+                "peak_lr": factors,
+                "current_peak_lr": 1.0,
+                "final_loss": losses,
+                "regret": np.array(losses) - min(losses),
+                "next_loss": losses,
+                "next_regret": np.array(losses) - min(losses),
+            }
+        )
+        for run, (factors, losses) in curves.items()
+    ]
+    return MetaDataset(pd.concat(transitions), pd.concat(forks, ignore_index=True), {})
+
+
+def test_forks_of_harvests_with_other_candidates_are_read_at_those_that_most_have() -> None:
+    usual, losses = [0.25, 0.5, 1.0, 2.0, 4.0], [1.4, 1.2, 1.0, 1.1, 1.5]
+    fewer = ([0.5, 1.0, 2.0], [1.3, 1.0, 1.2])
+    finer = ([0.25, 2**-1.5, 0.5, 2**-0.5, 1.0, 2**0.5, 2.0, 4.0], [2.0, 1.5, 1.4, 1.2, 1.0, 1.1, 1.3, 1.6])
+    apart = ([10.0, 20.0, 40.0, 80.0], [1.0, 1.1, 1.2, 1.3])
+    examples = make_examples(
+        _meta_dataset({"a": (usual, losses), "b": (usual, losses), "c": fewer, "d": finer, "e": apart})
+    )
+    np.testing.assert_allclose(examples.log_offsets_K, np.log(usual))
+    nan = np.nan
+    expected = [
+        [0.4, 0.2, 0.0, 0.1, 0.5],
+        [0.4, 0.2, 0.0, 0.1, 0.5],
+        [nan, 0.3, 0.0, 0.2, nan],
+        [1.0, 0.4, 0.0, 0.3, 0.6],
+    ]  # and the last fork has nothing in common with the others
+    np.testing.assert_allclose(examples.regrets_EK, expected, atol=1e-12)
+    np.testing.assert_allclose(examples.log_reference_E, 0.0, atol=1e-12)

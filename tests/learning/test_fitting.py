@@ -1,3 +1,4 @@
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ from metalr.config import MetaTrainConfig
 from metalr.learning import fitting
 from metalr.learning.controller import LearnedController
 from metalr.learning.examples import fold_of_groups, regret_at
-from metalr.learning.fitting import fit, num_passes, regrets_by_rule
+from metalr.learning.fitting import fit, num_passes, regrets_by_rule, train_ensemble
 
 CONFIG = MetaTrainConfig(
     epochs=50, hidden=32, ensemble=1, num_folds=2, mask_rate=0.0, lr=0.004, trust=1.0, unprobed=False
@@ -113,3 +114,15 @@ def test_the_trivial_rules_against_a_slow_reference() -> None:
     assert figures["greedy_label"] == pytest.approx(np.mean(greedy))
     means = inside.regrets_EK.mean(axis=0)
     assert figures["best_fixed_multiple"] == pytest.approx(outside.regrets_EK[:, means.argmin()].mean())
+
+
+def test_the_greedy_rule_takes_a_candidate_that_was_tried() -> None:
+    """A fork may lack candidates; what is not known is not the best."""
+    examples = planted_examples(2, 2)
+    lacking = examples.next_regrets_EK.copy()
+    lacking[:, 0] = np.nan
+    outside = replace(examples, next_regrets_EK=lacking)
+    idle = LearnedController(train_ensemble(examples, None, "mlp", CONFIG, lambda: None)[0], OFFSETS)
+    found = regrets_by_rule(idle, examples, outside)["greedy_label"]
+    second = np.argmin(lacking[:, 1:], axis=1) + 1
+    np.testing.assert_allclose(found, examples.regrets_EK[np.arange(4), second])
