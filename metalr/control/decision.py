@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 
-__all__ = ["Controller", "Decision", "Prediction", "best_offset"]
+__all__ = ["Controller", "Decision", "Prediction", "best_offset", "predicted_gain"]
+
+
+MAX_LOG_REGRET = 100.0
+"""A prediction beyond it counts as this: no loss is as large, and the exponential stays a number."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +68,20 @@ class Decision:
             "peak_lr": self.peak_lr,
             "reason": self.reason,
         }
+
+
+def predicted_gain(log_offsets: Sequence[float], log_regrets: Sequence[float], present: float) -> float:
+    """Nats that the best candidate is predicted to gain over the offset `present`; NaN where there is none.
+
+    The prediction is linear in log LR between candidates, and held outside them.
+
+    >>> round(predicted_gain([-1.0, 0.0, 1.0], [0.0, -1.0, 0.0], 1.0), 3)
+    0.632
+    """
+    kept = float(np.interp(present, log_offsets, log_regrets))
+    if not math.isfinite(kept):
+        return math.nan
+    return math.exp(min(kept, MAX_LOG_REGRET)) - math.exp(min(*log_regrets, MAX_LOG_REGRET))
 
 
 def best_offset(log_offsets: Sequence[float], log_regrets: Sequence[float]) -> float:

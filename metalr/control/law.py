@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from metalr.config import ControlConfig
-from metalr.control.decision import Controller, Decision, best_offset
+from metalr.control.decision import Controller, Decision, Prediction, best_offset, predicted_gain
 from metalr.control.envelope import bounded_peak, has_exploded, has_stalled
 from metalr.control.features import feature_row, reference_lr
 from metalr.control.observation import Observation, Setting
@@ -165,6 +165,11 @@ class ControlLaw:
         memory, prediction = self.controller.step(state.memory, features)
         offset = best_offset(self.controller.log_offsets, prediction.log_regrets)
         proposed = state.reference_lr * math.exp(offset) * state.scale
+        if state.peak is not None and self._gains_little(state, state.peak, prediction):
+            own = state.peak / state.scale if state.first_peak is None else state.first_peak
+            decision = Decision(observation.epoch, proposed, state.peak, "kept: little to gain")
+            kept_state = replace(state, trace=trace, memory=memory, first_peak=own)
+            return replace(kept_state, num_in_a_row=0, decision=decision)
         first = None if state.first_peak is None else state.first_peak * state.scale
         peak, bound = bounded_peak(proposed, state.peak, first, self.config)
         is_held = not math.isfinite(proposed)
@@ -186,6 +191,12 @@ class ControlLaw:
             num_holds=state.num_holds + is_held,
             decision=Decision(observation.epoch, kept, peak, bound or "controller"),
         )
+
+    def _gains_little(self, state: LawState, peak: float, prediction: Prediction) -> bool:
+        """Whether the best candidate is hardly better than the peak in force: noise must not move it."""
+        present = math.log(peak / (state.reference_lr * state.scale))
+        gain = predicted_gain(self.controller.log_offsets, prediction.log_regrets, present)
+        return gain < self.config.least_gain
 
     def _back_off(
         self, state: LawState, observation: Observation, problem: str, factor: float, can_restore: bool

@@ -149,6 +149,7 @@ def _trunk(
         warmup_fraction=_warmup_fraction(recipe),
         decay_fraction=recipe.control.decay_fraction,
         stall_factor=None,
+        least_gain=0.0,
     )
     return RunSpec(
         task=recipe.task,

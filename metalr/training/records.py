@@ -62,6 +62,7 @@ ADDED_SETTINGS: dict[tuple[str, ...], Any] = {
     ("forks_together",): False,
     ("control", "decay_fraction"): 0.2,
     ("control", "stall_factor"): None,
+    ("control", "least_gain"): 0.0,
     ("control", "probe", "batch_size"): None,
     ("control", "probe", "fresh_batches"): False,
     ("control", "probe", "paid"): "every_epoch",
@@ -96,7 +97,9 @@ def control_of(method: str, control: ControlConfig) -> ControlConfig | None:
     if method == "find":
         # What has no meaning here stays as it first was, and out of the run's identity.
         probe = (control.probe or ProbeConfig()).model_copy(update={"paid": "every_epoch"})
-        return ControlConfig(probe=probe, anchor="linear", warmup_fraction=0.05, stall_factor=None)
+        return ControlConfig(
+            probe=probe, anchor="linear", warmup_fraction=0.05, stall_factor=None, least_gain=0.0
+        )
     return None
 
 

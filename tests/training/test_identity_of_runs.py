@@ -119,7 +119,9 @@ def test_the_lr_finder_pays_for_its_probe_and_a_schedule_has_none() -> None:
     control = ControlConfig(probe=ProbeConfig(num_steps=12), warmup_fraction=0.2)
     assert control_of("metalr-lstm", control) == control
     probe = ProbeConfig(paid="every_epoch")
-    first = ControlConfig(probe=probe, anchor="linear", warmup_fraction=0.05, stall_factor=None)
+    first = ControlConfig(
+        probe=probe, anchor="linear", warmup_fraction=0.05, stall_factor=None, least_gain=0.0
+    )
     other = {"probe": probe.model_copy(update={"num_steps": 12})}
     assert control_of("find", control) == first.model_copy(update=other)
     assert control_of("find", ControlConfig(probe=None)) == first
