@@ -71,7 +71,7 @@ class Decision:
 
 
 def predicted_gain(log_offsets: Sequence[float], log_regrets: Sequence[float], present: float) -> float:
-    """Nats that the best candidate is predicted to gain over the offset `present`; NaN where there is none.
+    """Nats that the best candidate is predicted to gain over the offset `present`; NaN where one is not finite.
 
     The prediction is linear in log LR between candidates, and held outside them.
 
@@ -79,9 +79,10 @@ def predicted_gain(log_offsets: Sequence[float], log_regrets: Sequence[float], p
     0.632
     """
     kept = float(np.interp(present, log_offsets, log_regrets))
-    if not math.isfinite(kept):
+    if not np.isfinite([kept, *log_regrets]).all():
         return math.nan
-    return math.exp(min(kept, MAX_LOG_REGRET)) - math.exp(min(*log_regrets, MAX_LOG_REGRET))
+    lowest = min(kept, *log_regrets)
+    return math.exp(min(kept, MAX_LOG_REGRET)) - math.exp(min(lowest, MAX_LOG_REGRET))
 
 
 def best_offset(log_offsets: Sequence[float], log_regrets: Sequence[float]) -> float:

@@ -5,6 +5,7 @@ import io
 import math
 import warnings
 
+import numpy as np
 import pytest
 import torch
 from control.controllers import BrokenController, RuleController
@@ -14,7 +15,8 @@ from torch import nn
 from torch.optim.lr_scheduler import SequentialLR
 
 from metalr.config import ControlConfig
-from metalr.control import MetaLR, Observation, ProbeCurve
+from metalr.control import MetaLR, Observation, Prediction, ProbeCurve
+from metalr.control.decision import predicted_gain
 
 NO_WARMUP = ControlConfig(anchor="linear", warmup_fraction=0.0, max_rise=100.0)
 
@@ -516,3 +518,39 @@ def test_a_network_that_normalises_starts_at_the_peak_under_sgd(layer: nn.Module
         optimizer, rule, total_epochs=10, steps_per_epoch=10, model=model, probe=None, config=config
     )
     assert scheduler.get_last_lr()[0] == pytest.approx(0.1 * height)  # unit 0 of 100, a warm-up of five
+
+
+class NearlyFlat(RuleController):
+    """Predicts the middle candidate, and every other one `slope` in log regret a candidate above it."""
+
+    def __init__(self, slope: float) -> None:
+        super().__init__(lambda t, _: 2)
+        self._slope = slope
+
+    def step(self, state: list[float], features_F: np.ndarray) -> tuple[list[float], Prediction]:
+        state, found = super().step(state, features_F)
+        return state, Prediction(tuple(-3.0 + self._slope * regret for regret in found.log_regrets), 0.0)
+
+
+@pytest.mark.parametrize(
+    ("slope", "least_gain", "is_kept"), [(0.1, 0.02, True), (0.5, 0.02, False), (0.1, 0.0, False)]
+)
+def test_a_peak_is_kept_where_another_gains_little(slope: float, least_gain: float, is_kept: bool) -> None:
+    """The user's LR lies a candidate above the best: moving gains 0.005 or 0.032 nats."""
+    _, optimizer = one_weight(0.2)
+    config = NO_WARMUP.model_copy(update={"least_gain": least_gain})
+    scheduler = MetaLR(optimizer, NearlyFlat(slope), total_epochs=4, config=config)
+    run_epochs(scheduler, optimizer, [1.0])
+    decision = scheduler.last_decision
+    assert decision.peak_lr == pytest.approx(0.2 if is_kept else 0.1)
+    assert decision.proposed_peak_lr == pytest.approx(0.1)
+    assert ("kept" in decision.reason) == is_kept
+
+
+@given(
+    st.lists(st.floats(allow_nan=True, allow_infinity=True), min_size=3, max_size=3),
+    st.floats(allow_nan=True, allow_infinity=True),
+)
+def test_no_prediction_breaks_the_gain(regrets: list[float], present: float) -> None:
+    gain = predicted_gain([-1.0, 0.0, 1.0], regrets, present)
+    assert math.isnan(gain) or gain >= 0.0
