@@ -71,7 +71,7 @@ class Decision:
 
 
 def predicted_gain(log_offsets: Sequence[float], log_regrets: Sequence[float], present: float) -> float:
-    """Nats that the best candidate is predicted to gain over the offset `present`; NaN where one is not finite.
+    """Nats that the best candidate is predicted to gain over `present`; NaN where a prediction is not finite.
 
     The prediction is linear in log LR between candidates, and held outside them.
 
