@@ -21,7 +21,7 @@ import torch
 
 from metalr.comparison.statistics import estimate_mean
 from metalr.config import ControlConfig, DataConfig, TaskConfig, TrainConfig
-from metalr.control import FEATURE_NAMES, Controller, Prediction
+from metalr.control import Controller, Prediction
 from metalr.learning.controller import PRETRAINED, LearnedController, load_controller
 from metalr.provenance import git_commit, hardware
 from metalr.tasks import make_task
@@ -30,7 +30,6 @@ from metalr.training import Job, RunRecord, RunSpec, RunStore, package_versions,
 FOLDER = Path(__file__).parents[1] / "results" / "closed-loop"
 SEEDS = range(6)
 EPOCHS = 8
-PEAK = FEATURE_NAMES.index("log_peak_over_reference")
 NO_ENVELOPE = {"explode_factor": 1e9, "stall_factor": None, "max_rise": 1e9, "correction_bound": 1e3}
 """Bounds so wide that nothing meets them; only a loss that is no number is still noticed."""
 
@@ -52,31 +51,6 @@ class PriorAlone:
         return state, self._prediction
 
 
-class Reluctant:
-    """A controller that keeps the peak as long as that is predicted to cost less than `least_gain` nats."""
-
-    def __init__(self, controller: LearnedController, least_gain: float) -> None:
-        self.sha256 = hashlib.sha256(f"{controller.sha256} from {least_gain}".encode()).hexdigest()
-        self.log_offsets = controller.log_offsets
-        self._controller, self._least_gain = controller, least_gain
-
-    def initial_state(self) -> list[float]:
-        """The controller's."""
-        return self._controller.initial_state()
-
-    def step(self, state: list[float], features_F: np.ndarray) -> tuple[list[float], Prediction]:
-        """The controller's prediction, or one whose lowest point is the peak that is in force."""
-        state, found = self._controller.step(state, features_F)
-        present = features_F[PEAK]
-        kept = np.interp(present, self.log_offsets, found.log_regrets)
-        gain = np.exp(kept) - np.exp(min(found.log_regrets))
-        if np.isnan(present) or not gain < self._least_gain:
-            return state, found
-        around = np.clip(present, self.log_offsets[0], self.log_offsets[-1])
-        bowl = (np.array(self.log_offsets) - around) ** 2
-        return state, Prediction(tuple(bowl.tolist()), found.log_final_loss)
-
-
 @dataclass(frozen=True)
 class Arm:
     """One change of the control law."""
@@ -87,8 +61,6 @@ class Arm:
     lr: float = 0.1
     """The initial LR, which counts only without a probe."""
     is_learned: bool = True
-    least_gain: float = 0.0
-    """Nats that a change of the peak must be predicted to gain."""
 
 
 ARMS = (
@@ -98,8 +70,7 @@ ARMS = (
     Arm("an anchor that falls in a straight line", {"anchor": "linear"}),
     Arm("the first decision held", {"correction_bound": 1.0}),
     Arm("predictions not counted (probe and anchor alone)", is_learned=False),
-    Arm("the peak kept where a change gains less than 0.005 nats", least_gain=0.005),
-    Arm("the peak kept where a change gains less than 0.02 nats", least_gain=0.02),
+    Arm("every prediction followed", {"least_gain": 0.0}),
     Arm("envelope off", NO_ENVELOPE),
     Arm("probe off, from LR 0.01", {"probe": None}, lr=0.01),
     Arm("probe off, from LR 0.1", {"probe": None}, lr=0.1),
@@ -209,9 +180,7 @@ def main() -> None:
     prior = PriorAlone(learned, card["architecture"]["prior"])
 
     def controller_of(arm: Arm) -> Controller:
-        if not arm.is_learned:
-            return prior
-        return Reluctant(learned, arm.least_gain) if arm.least_gain else learned
+        return learned if arm.is_learned else prior
 
     plan: list[tuple[str, Arm, RunSpec]] = [
         (task, arm, spec_of(arm, task, seed, controller_of(arm).sha256, data))
