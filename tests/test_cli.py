@@ -249,7 +249,9 @@ def test_the_shipped_controllers_are_listed_with_what_they_learned_from() -> Non
     assert result.exit_code == 0, result.output
     lines = result.output.splitlines()
     assert [line.split()[0] for line in lines] == ["default", "lstm", "mlp"]
-    assert all("from meta-dataset cifar10-small + normalised-small (" in line for line in lines)
+    assert all(
+        "from meta-dataset cifar10-small + normalised-small + visited-small (" in line for line in lines
+    )
 
 
 def run(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:

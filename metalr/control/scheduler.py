@@ -199,9 +199,10 @@ class MetaLR(LRScheduler):
 
     def get_lr(self) -> list[float | Tensor]:
         """The LR of each parameter group for the present unit."""
-        initial = self._initial_lrs()
-        factor = self._lead_lr() / initial[self._lead]
-        return [lr * factor * scale for lr, scale in zip(initial, self._lr_scales(), strict=True)]
+        initial, lead_lr = self._initial_lrs(), self._lead_lr()
+        # A ratio of exactly 1 for the first group: its LR must not depend on the initial one by a last bit.
+        ratios = [lr / initial[self._lead] for lr in initial]
+        return [lead_lr * ratio * scale for ratio, scale in zip(ratios, self._lr_scales(), strict=True)]
 
     def _lead_lr(self) -> float:
         """The first group's LR, such that no group's is above the bound."""

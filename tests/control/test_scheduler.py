@@ -554,3 +554,13 @@ def test_a_peak_is_kept_where_another_gains_little(slope: float, least_gain: flo
 def test_no_prediction_breaks_the_gain(regrets: list[float], present: float) -> None:
     gain = predicted_gain([-1.0, 0.0, 1.0], regrets, present)
     assert math.isnan(gain) or gain >= 0.0
+
+
+def test_under_a_probe_not_a_bit_of_the_lr_depends_on_the_initial_one() -> None:
+    probe = ProbeCurve((0.01, 0.1), (1.0, 0.9), 1.1, False, 2)
+    found = set()
+    for lr in (0.001, 0.0123, 0.1, 0.7, 1.0):
+        _, optimizer = one_weight(lr)
+        scheduler = MetaLR(optimizer, RuleController(lambda t, _: t % 5), total_epochs=9, probe=probe)
+        found.add(tuple(run_epochs(scheduler, optimizer, [1.0 - epoch / 20 for epoch in range(9)])))
+    assert len(found) == 1

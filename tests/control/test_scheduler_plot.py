@@ -12,7 +12,7 @@ from torch import nn
 from metalr.config import ControlConfig
 from metalr.control import MetaLR
 
-FLAT = ControlConfig(anchor="constant", warmup_fraction=0.0, max_rise=100.0)
+FLAT = ControlConfig(anchor="constant", warmup_fraction=0.0, max_rise=100.0, least_gain=0.0)
 
 
 def trained(losses: list[float | None]) -> MetaLR:
