@@ -133,13 +133,20 @@ def _planned(settings: dict[str, Any], specs: Sequence[RunSpec]) -> str:
     return f"{len(specs) - unfinished_runs} of {len(specs)} planned runs (the others were left out)"
 
 
+_SHAPES_BRANCHES = {"probe", "anchor", "warmup_fraction", "decay_fraction"}
+"""What of the control law can change a branch."""
+
+
 def harvest_settings(config: ExperimentConfig, specs: Sequence[RunSpec]) -> dict[str, Any]:
     """What a meta-dataset is made from, as its card states it; `specs` are the planned trunks."""
     return {
         "name": config.name,
         # Whether forks train together is part of every run's id, and so of the plan.
         "harvest": config.harvest.model_dump(mode="json", exclude={"together"}),
-        "control": config.control.model_dump(mode="json"),
+        # The rest of the control law matters only to trunks under a controller, and so to the plan.
+        "control": config.control.model_dump(
+            mode="json", include=_SHAPES_BRANCHES, exclude={"probe": {"paid"}}
+        ),
         "plan": short_hash(sorted(spec.run_id for spec in specs)),
     }
 
