@@ -91,9 +91,7 @@ def metadataset(config: ExperimentConfig, display: Display, *, as_is: bool = Fal
     Raises ArtifactError with `as_is` where no planned run is finished.
     """
     folder = _folders(config).meta_dataset
-    controllers: dict[str, Path] = {
-        name: controller_path(path) for name, path in config.harvest.controllers.items()
-    }
+    controllers = _harvest_controllers(config)
     hashes = {name: load_controller(controllers[name]).sha256 for name in config.harvest.controllers}
     specs = plan_trunks(config, partial(data_digest, config), hashes)
     settings = harvest_settings(config, specs)
@@ -120,6 +118,17 @@ def metadataset(config: ExperimentConfig, display: Display, *, as_is: bool = Fal
     tracker.finish()
     display.announce(f"Meta-dataset: {_counts(dataset)}: {folder}")
     return card
+
+
+def _harvest_controllers(config: ExperimentConfig) -> dict[str, Path]:
+    """Where each of `harvest.controllers` lies; ArtifactError where one is missing or of another kind."""
+    paths: dict[str, Path] = {}
+    for name, source in config.harvest.controllers.items():
+        paths[name] = controller_path(source)
+        learner = read_json(paths[name].with_suffix(".json"))["architecture"]["learner"]
+        if learner != name:
+            raise ArtifactError(f"harvest.controllers.{name}: {paths[name]} is of kind {learner}, not {name}")
+    return paths
 
 
 def _without_unfinished(settings: dict[str, Any] | None) -> dict[str, Any]:

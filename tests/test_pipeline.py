@@ -195,3 +195,8 @@ def test_every_stage_and_training_speaks_to_wandb_and_the_local_records_agree(
         inputs[job] = [name for values in settings for name in values.get("used_artifacts", [])]
     assert set(inputs["train-meta"]) == {"dataset:meta-dataset-smoke:latest"}
     assert set(inputs["compare"]) == {f"model:controller-smoke-{name}:latest" for name in ("mlp", "lstm")}
+
+
+def test_a_controller_of_the_other_kind_is_refused_before_anything_is_trained() -> None:
+    with pytest.raises(ArtifactError, match=r"harvest\.controllers\.mlp: .* is of kind lstm"):
+        stages.metadataset(smoke(**{"harvest.controllers": {"mlp": "lstm"}}), SilentDisplay())

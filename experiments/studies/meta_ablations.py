@@ -9,7 +9,6 @@ are read off the branches' own regret curves. Writes experiments/results/meta-ab
 from __future__ import annotations
 
 import argparse
-import copy
 import json
 import platform
 import time
@@ -130,40 +129,35 @@ def regrets_of(
         inside = _of_some_tasks(inside, arm.max_tasks, seed=fold)
         members, _ = train_ensemble(view(inside), None, arm.learner, settings, lambda: None)
         controller = controller_of(members, view(inside), settings)
-        decided = _adapting(controller, arm.distrust) if arm.distrust else controller
+        prior_K = view(inside).prior_K(settings.label)
+        decided = _Adapting(controller, prior_K, arm.distrust) if arm.distrust else controller
         regret_E[fold_E == fold] = regret_at(outside, decided_log_peaks(decided, view(outside)))
     return regret_E
 
 
-class _Adapting(LearnedController):
+class _Adapting:
     """Trusts its predictions the less, the more the auxiliary head has just changed its mind.
 
     What the final loss will be is not known before the end; but a head that knew would not change its
     prediction from one epoch to the next.
     """
 
-    distrust = 0.0
+    def __init__(self, controller: LearnedController, prior_K: np.ndarray, distrust: float) -> None:
+        self.sha256, self.log_offsets = "adapting", controller.log_offsets
+        self._controller, self._prior_K, self._distrust = controller, prior_K, distrust
 
     def step(self, state: list[float], features_F: np.ndarray) -> tuple[list[float], Prediction]:
-        """As the parent, with the last prediction of the final loss kept in front of the memory."""
+        """As the controller's, with the last prediction of the final loss kept in front of the memory."""
         before, memory = state[0], state[1:]
-        memory, found = super().step(memory, features_F)
+        memory, found = self._controller.step(memory, features_F)
         surprise = 0.0 if np.isnan(before) else abs(found.log_final_loss - before)
-        regrets_K = np.array(found.log_regrets)
-        if self._prior is not None:
-            regrets_K = self._prior + np.exp(-self.distrust * surprise) * (regrets_K - self._prior)
+        apart_K = np.array(found.log_regrets) - self._prior_K
+        regrets_K = self._prior_K + np.exp(-self._distrust * surprise) * apart_K
         return [found.log_final_loss, *memory], replace(found, log_regrets=tuple(regrets_K.tolist()))
 
     def initial_state(self) -> list[float]:
         """No prediction yet, and the members' memories."""
-        return [float("nan"), *super().initial_state()]
-
-
-def _adapting(controller: LearnedController, distrust: float) -> LearnedController:
-    adapting = copy.copy(controller)
-    adapting.__class__ = _Adapting
-    vars(adapting)["distrust"] = distrust
-    return adapting
+        return [float("nan"), *self._controller.initial_state()]
 
 
 def trivial_regrets(examples: Examples, config: MetaTrainConfig) -> dict[str, np.ndarray]:

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from metalr.config import MetaTrainConfig
-from metalr.control import FEATURE_GROUPS, best_offset
+from metalr.control import FEATURE_GROUPS, Controller, best_offset
 from metalr.learning.controller import LearnedController
 from metalr.learning.examples import Examples, fold_of_groups, joined, regret_at, unprobed
 from metalr.learning.learners import Learner, make_learner
@@ -241,7 +241,7 @@ def _loss(
     return decision + config.meta_loss_weight * auxiliary
 
 
-def decided_log_peaks(controller: LearnedController, examples: Examples) -> np.ndarray:
+def decided_log_peaks(controller: Controller, examples: Examples) -> np.ndarray:
     """The log peak LR (E,) the controller chooses at each fork, fed its trace step by step as live."""
     chosen = []
     for trace_TF, end, log_reference in zip(
