@@ -35,7 +35,7 @@ def git_commit() -> str | None:
 def hardware(device: str) -> str:
     """The device in words: GPU name, or processor architecture and core count."""
     if device == "cuda":
-        return torch.cuda.get_device_name()
+        return torch.cuda.get_device_name() if torch.cuda.is_available() else "a GPU, not of this machine"
     return f"{platform.machine()} CPU, {os.cpu_count()} cores"
 
 

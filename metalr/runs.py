@@ -14,7 +14,7 @@ from metalr.control import make_schedule, schedule_notes
 from metalr.display import Display, format_duration
 from metalr.harvest.cost import estimate_cost
 from metalr.harvest.execution import InlineExecutor, WorkerExecutor
-from metalr.harvest.plan import epochs_of, resolved_device
+from metalr.harvest.plan import check_device, epochs_of, resolved_device
 from metalr.tasks import Task, make_task
 from metalr.training import Job, RunSpec, RunStore, steps_per_epoch
 from metalr.worker import execute
@@ -28,8 +28,7 @@ def _task(config: ExperimentConfig, spec: RunSpec) -> Task:
 
 def data_digest(config: ExperimentConfig, recipe: ExperimentConfig) -> str:
     """The digest of the data of `recipe` (64 hexadecimal digits), looked for where `config` says."""
-    device = torch.device(resolved_device(recipe.train.device))
-    return make_task(recipe.task, config.data, device).digest
+    return make_task(recipe.task, config.data, torch.device(resolved_device("auto"))).digest
 
 
 def finish_runs(
@@ -51,13 +50,15 @@ def finish_runs(
         on_done: Told of each run finished here.
 
     Raises:
-        ConfigError: settings that leave a run nothing to train.
+        ConfigError: settings that leave a run nothing to train, or a device that is not there.
         JobFailed: some runs could not be finished; the others were.
     """
     todo = unfinished(config, specs)
     if not todo:
         display.announce(f"{title}: all {len(specs)} runs are there already")
         return
+    for device in sorted({spec.train.device for spec in todo}):
+        check_device(device)
     for note in _checked(config, todo):
         display.announce(note)
     estimate = estimate_cost(todo, partial(_task, config), config.workers or 1)

@@ -16,7 +16,7 @@ from metalr.control import schedule_notes, schedule_preview, schedule_problems
 from metalr.control.finder import find_lr
 from metalr.display import Display
 from metalr.figures import draw_schedules, draw_training
-from metalr.harvest.plan import resolved_device
+from metalr.harvest.plan import check_device, resolved_device
 from metalr.runs import finish_runs
 from metalr.stages import comparison_specs, controllers_of, start_stage_tracking
 from metalr.tasks import Task, make_task
@@ -94,6 +94,7 @@ def lr_find(config: ExperimentConfig, display: Display) -> list[Path]:
 
     Raises ConfigError where a batch is larger than the training set.
     """
+    check_device(config.train.device)
     device = torch.device(resolved_device(config.train.device))
     task = make_task(config.task, config.data, device)
     size, seed = len(task.splits["train"].labels_B), config.compare.seeds[0]

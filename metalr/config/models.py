@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from metalr.config.controlled import ControlledName, LearnerName
-from metalr.config.peers import AVERAGING_OPTIMIZERS, OptimizerName, PeerName
+from metalr.config.peers import AVERAGING_OPTIMIZERS, RECORDED_OPTIMIZERS, OptimizerName, PeerName
 from metalr.config.schedules import ScheduleName, SchedulesConfig
 from metalr.config.section import LR, Count, Fraction, PositiveInt, Section, Seed
 
@@ -133,7 +133,8 @@ class TrainConfig(Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where runs train; `auto` takes the GPU where there is one."""
     step: Literal["auto", "eager", "compile", "cuda_graph"] = "auto"
-    """How a batch is trained; `cuda_graph` records it once and replays it (GPU); `auto`: what measurement favours, now `eager`."""
+    """How a batch is trained; `cuda_graph` records it once and replays it (GPU: sgd, adamw, adam); `auto`: that where it can be,
+    else `eager`."""
     evaluate_every: PositiveInt = 1
     """Epochs from one reading of the inner validation split to the next; the last epoch is always read."""
     threads: PositiveInt = 1
@@ -149,7 +150,7 @@ class TrainConfig(Section):
 
     @model_validator(mode="after")
     def _peers_stand_alone(self) -> TrainConfig:
-        if self.optimizer in ("sgd", "adamw", "adam"):
+        if self.optimizer in RECORDED_OPTIMIZERS:
             return self
         if self.depth_groups:
             raise ValueError(f"depth_groups is for sgd, adamw and adam, not for optimizer={self.optimizer}")

@@ -15,6 +15,7 @@ __all__ = [
     "AVERAGING_OPTIMIZERS",
     "GRADIENT_SCALING_OPTIMIZERS",
     "PEERS",
+    "RECORDED_OPTIMIZERS",
     "OptimizerName",
     "Peer",
     "PeerName",
@@ -39,6 +40,8 @@ GRADIENT_SCALING_OPTIMIZERS: frozenset[OptimizerName] = frozenset(
     {"adamw", "adam", "schedule_free_adamw", "prodigy"}
 )
 """Those that divide the gradient by a running size of it: their LRs are some hundredths of SGD's."""
+RECORDED_OPTIMIZERS: frozenset[OptimizerName] = frozenset({"sgd", "adamw", "adam"})
+"""torch's own, whose step on a GPU can be recorded and replayed."""
 
 
 @dataclass(frozen=True)

@@ -72,8 +72,9 @@ def run_trunk(
 def resolved_together(wanted: bool | Literal["auto"], train: TrainConfig) -> bool:
     """Whether the branches of a trunk under `train`, its device resolved, shall train as one network.
 
-    `auto` is False: on the CPU one after another is faster, and on a GPU nothing has been measured yet. A
-    recipe that does not allow it gives False, after a warning where `wanted` is true.
+    `auto` is False: on the CPU one after another is faster, and on an H200, where that trains by recorded
+    steps, as fast (ratio 1.06 for 8 candidates of a ResNet-18 of width 16). A recipe that does not allow it
+    gives False, after a warning where `wanted` is true.
     """
     if wanted == "auto":
         return False

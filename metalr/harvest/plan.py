@@ -25,15 +25,18 @@ from metalr.training import ForkPlan, RunSpec
 from metalr.training.records import schedules_of
 from metalr.training.step import resolved_step
 
-__all__ = ["candidate_factors", "epochs_of", "plan_trunks", "resolved_device"]
+__all__ = ["candidate_factors", "check_device", "epochs_of", "plan_trunks", "resolved_device"]
 
 
 def resolved_device(name: str) -> str:
-    """`cpu` or `cuda` for `auto`, else `name`. Raises ConfigError where `cuda` is asked for and absent."""
-    available = torch.cuda.is_available()
-    if name == "cuda" and not available:
+    """`cpu` or `cuda` for `auto`, else `name`: runs of a GPU are planned, and reported, on any machine."""
+    return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
+
+
+def check_device(name: str) -> None:
+    """Raise ConfigError where something is to be trained on `cuda` and there is none."""
+    if name == "cuda" and not torch.cuda.is_available():
         raise ConfigError(["train.device: cuda is asked for, but torch sees no GPU; use auto or cpu"])
-    return ("cuda" if available else "cpu") if name == "auto" else name
 
 
 def candidate_factors(config: ExperimentConfig) -> list[float]:
@@ -138,7 +141,7 @@ def _trunk(
     # A trunk never stops early: its forks must be there, and its labels are final losses of whole budgets.
     # And it is evaluated every epoch: a fork's features are those after an epoch that was.
     changes = {"epochs": budget, "lr": lr, "device": device, "early_stopping": None, "evaluate_every": 1}
-    changes["step"] = resolved_step(recipe.train.step, device)
+    changes["step"] = resolved_step(recipe.train.step, device, recipe.train.optimizer)
     train = recipe.train.model_copy(update=changes)
     # Every epoch of a trunk and its branches is equally long.
     probe = (recipe.control.probe or ProbeConfig()).model_copy(update={"paid": "every_epoch"})

@@ -155,7 +155,7 @@ class RunSpec(_Frozen):
     @field_validator("train")
     @classmethod
     def _resolved(cls, train: TrainConfig, info: ValidationInfo) -> TrainConfig:
-        step = resolved_step(train.step, train.device) if train.step == "auto" else train.step
+        step = resolved_step(train.step, train.device, train.optimizer) if train.step == "auto" else train.step
         task: TaskConfig = info.data["task"]
         layout = resolved_layout(train.channels_last, task, train.device, train.threads)
         return train.model_copy(update={"step": step, "channels_last": layout})

@@ -3,7 +3,7 @@ from collections import Counter
 import pytest
 
 from metalr.config import ConfigError, ExperimentConfig, apply_overrides
-from metalr.harvest.plan import candidate_factors, epochs_of, plan_trunks, resolved_device
+from metalr.harvest.plan import candidate_factors, check_device, epochs_of, plan_trunks, resolved_device
 
 
 def plan(**harvest: object) -> list:
@@ -86,14 +86,21 @@ def test_a_trunk_never_stops_early() -> None:
     assert [spec.run_id for spec in stopping] == [spec.run_id for spec in plan()]
 
 
-def test_an_absent_gpu_is_named() -> None:
-    assert resolved_device("cpu") == "cpu"
-    import torch
-
-    if not torch.cuda.is_available():
-        with pytest.raises(ValueError, match="torch sees no GPU"):
-            resolved_device("cuda")
-        assert resolved_device("auto") == "cpu"
+def test_runs_of_a_gpu_are_planned_anywhere_and_an_absent_one_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert [resolved_device(name) for name in ("cpu", "cuda")] == ["cpu", "cuda"]
+    check_device("cpu")
+    for available in (False, True):
+        monkeypatch.setattr("torch.cuda.is_available", lambda: available)
+        assert resolved_device("auto") == ("cuda" if available else "cpu")
+    check_device("cuda")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(ConfigError, match=r"train\.device: cuda is asked for, but torch sees no GPU"):
+        check_device("cuda")
+    config = apply_overrides(ExperimentConfig(), {"train.device": "cuda"})
+    trunks = plan_trunks(config, lambda recipe: "0" * 64)
+    assert {(spec.train.device, spec.train.step) for spec in trunks} == {("cuda", "cuda_graph")}
 
 
 def test_a_task_may_have_budgets_and_lrs_of_its_own() -> None:

@@ -345,7 +345,8 @@ def test_no_operation_of_a_batch_reads_a_value_back() -> None:
     assert "_local_scalar_dense" in operations.names
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode")
 def test_a_batch_never_waits_for_the_gpu() -> None:
     device = torch.device("cuda")
     config = TaskConfig(dataset="synthetic", augmentation="standard", cutout=4)

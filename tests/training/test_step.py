@@ -383,7 +383,8 @@ def test_a_batch_of_another_shape_is_refused() -> None:
 
 
 def test_which_step_a_recipe_gets() -> None:
-    assert [resolved_step("auto", device) for device in ("cpu", "cuda")] == ["eager", "eager"]
+    assert [resolved_step("auto", device) for device in ("cpu", "cuda")] == ["eager", "cuda_graph"]
+    assert resolved_step("auto", "cuda", "schedule_free_sgd") == "eager"
     assert [resolved_step(name, "cuda") for name in ("eager", "compile")] == ["eager", "compile"]
     assert isinstance(make_step(*_made(step="auto")), EagerStep)
     with pytest.raises(ConfigError, match=r"train\.step: cuda_graph needs a GPU"):
@@ -439,6 +440,7 @@ def test_a_resumed_run_has_the_bits_of_a_straight_one_on_a_gpu() -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode")
 def test_no_step_waits_on_a_gpu() -> None:
     """torch's own detector; reading the loss is the negative control."""
     training = on_gpu("cuda_graph", 0.3)
