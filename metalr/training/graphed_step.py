@@ -53,7 +53,8 @@ class GraphedStep:
 
     Dropout draws from the device's global generator, whose state every replay reads and moves on, so what an
     epoch draws depends on the seed set at its start and not on when the recording was made: on one device, a
-    resumed run has the bits of a straight one. Against an eager run, equality is that of rounding.
+    resumed run has the bits of a straight one where `torch.backends.cudnn.deterministic` is set (by itself
+    cuDNN adds up in any order). Against an eager run, equality is that of rounding.
 
     Where no recording can be made, every step is eager, after one warning.
 

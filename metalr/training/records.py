@@ -155,7 +155,9 @@ class RunSpec(_Frozen):
     @field_validator("train")
     @classmethod
     def _resolved(cls, train: TrainConfig, info: ValidationInfo) -> TrainConfig:
-        step = resolved_step(train.step, train.device, train.optimizer) if train.step == "auto" else train.step
+        step = train.step
+        if step == "auto":
+            step = resolved_step(step, train.device, train.optimizer)  # type: ignore[assignment]
         task: TaskConfig = info.data["task"]
         layout = resolved_layout(train.channels_last, task, train.device, train.threads)
         return train.model_copy(update={"step": step, "channels_last": layout})

@@ -14,7 +14,7 @@ __all__ = ["Step", "make_step", "resolved_step"]
 
 
 def resolved_step(name: str, device: str, optimizer: str = "sgd") -> str:
-    """The step that `auto` stands for, else `name`; `device` is `cpu` or `cuda`, `optimizer` `train.optimizer`.
+    """The step that `auto` stands for, else `name`; `device` is `cpu` or `cuda`.
 
     `auto` takes what has been measured to pay: on the CPU, compiling does not; on an H200 a recorded step
     trains the study's network 2.4 times as fast as the plain one and needs no minute of compiling.

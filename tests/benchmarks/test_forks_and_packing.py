@@ -175,6 +175,7 @@ def test_a_packed_job_follows_device_dtype_and_step(tmp_path: Path) -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
 def test_the_groups_run_on_a_gpu() -> None:
     settings = replace(TINY, device="cuda", dtype="bfloat16", fork_images=64)
     names = list(by_name([*measure_steps(settings, num_loaders=0), *measure_flops(settings)]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -408,7 +409,16 @@ def on_gpu(step: str, dropout: float = 0.0, network: str = "resnet18", **changes
     return Training(task, train, model, optimizer, make_schedule("rex", optimizer, 4, 5), 3, 5)
 
 
+@pytest.fixture
+def exact_convolutions() -> Iterator[None]:
+    """cuDNN otherwise picks kernels that add up in any order, and rounds to 10 bits before it multiplies."""
+    with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+        yield
+
+
 @pytest.mark.gpu
+@pytest.mark.usefixtures("exact_convolutions")
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")  # of torch's compiler
 @pytest.mark.parametrize("step", ["cuda_graph", "compile"])
 @pytest.mark.parametrize("changes", [{}, {"grad_clip": 0.5}, {"optimizer": "adamw", "lr": 0.001}])
 def test_twenty_fast_steps_equal_eager_ones_on_a_gpu(step: str, changes: dict[str, Any]) -> None:
@@ -425,6 +435,7 @@ def test_twenty_fast_steps_equal_eager_ones_on_a_gpu(step: str, changes: dict[st
 
 
 @pytest.mark.gpu
+@pytest.mark.usefixtures("exact_convolutions")
 def test_a_resumed_run_has_the_bits_of_a_straight_one_on_a_gpu() -> None:
     straight = on_gpu("cuda_graph", 0.3)
     train_epoch(straight)
