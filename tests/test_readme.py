@@ -293,6 +293,20 @@ SPEED_ROWS = {
 }
 
 
+def test_the_speed_on_a_gpu_is_that_of_the_committed_benchmark() -> None:
+    rows = json.loads((ROOT / "experiments" / "results" / "bench" / "gpu-steps.json").read_text())["rows"]
+    seconds = {row["name"]: row["median"] for row in rows if row["unit"] == "s"}
+    floor = seconds["bare floor, compiled"]
+    (section,) = re.findall(r"<!-- gpu:begin -->(.*?)<!-- gpu:end -->", README, re.DOTALL)
+    shown = [
+        [cell.strip() for cell in line.strip("|").split("|")][1:]
+        for line in re.findall(r"^\|.*", section, re.M)[2:]
+    ]
+    names = [*(f"loop, train.step={step}" for step in ("cuda_graph", "compile", "eager")), "people's loop"]
+    expected = [[f"{seconds[name]:.2f}", f"{floor / seconds[name]:.2f}"] for name in names]
+    assert shown == expected
+
+
 def test_the_speed_is_that_of_the_committed_benchmark() -> None:
     bench = json.loads((ROOT / "experiments" / "results" / "bench" / "bench.json").read_text())
     assert not bench["machine"]["commit"].endswith("-dirty")
