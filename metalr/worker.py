@@ -25,17 +25,19 @@ def execute(job_json: str, on_epochs: Callable[[int], None] | None = None) -> No
         on_epochs: Told the number of epochs just trained.
 
     Raises:
-        ValueError: the job, its data or its controller are not what its spec says.
+        ValueError: the job, its data or its controller are not what its spec says, or its device is not there.
     """
     import torch
 
     from metalr.config import DataConfig
     from metalr.harvest.branching import run_trunk
+    from metalr.harvest.plan import check_device
     from metalr.learning.controller import load_controller
     from metalr.tasks import make_task
     from metalr.training import Job, LiveRun, train_run
 
     job = Job.model_validate_json(job_json)
+    check_device(job.spec.train.device)
     device = torch.device(job.spec.train.device)
     task = make_task(job.spec.task, DataConfig(dir=job.data_dir, download=job.download), device)
     controller = load_controller(Path(job.controller)) if job.controller else None

@@ -249,9 +249,8 @@ def test_the_shipped_controllers_are_listed_with_what_they_learned_from() -> Non
     assert result.exit_code == 0, result.output
     lines = result.output.splitlines()
     assert [line.split()[0] for line in lines] == ["default", "lstm", "mlp"]
-    assert all(
-        "from meta-dataset cifar10-small + normalised-small + visited-small (" in line for line in lines
-    )
+    learned_from = "cifar10-small + normalised-small + visited-small + long-budgets"
+    assert all(f"from meta-dataset {learned_from} (" in line for line in lines)
 
 
 def run(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:

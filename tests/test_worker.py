@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 from training.tiny import TRAIN, job_of, tiny_spec, trunk_spec
 
 from metalr.training import RunStore
@@ -55,3 +56,14 @@ def test_a_worker_ends_in_the_middle_of_a_job_when_its_driver_is_gone(tmp_path: 
     assert worker.wait(timeout=20) == 0  # ten thousand epochs take minutes
     worker.stdout.close()
     assert not RunStore(tmp_path).is_finished(endless.run_id)
+
+
+def test_a_run_of_an_absent_gpu_is_refused_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    spec = tiny_spec(train=TRAIN.model_copy(update={"device": "cuda"}))
+    (event,) = events_of([job_of(spec, tmp_path).model_dump_json()])
+    assert event["event"] == "failed"
+    assert event["error"] == "train.device: cuda is asked for, but torch sees no GPU; use auto or cpu"
+    assert not RunStore(tmp_path).is_finished(spec.run_id)
