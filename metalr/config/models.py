@@ -249,7 +249,7 @@ class ControlConfig(Section):
     normalises, else 0.05."""
     correction_bound: Annotated[float, Field(ge=1.0, le=1e3)] = 3.7
     """Largest factor, up or down, between a later decision and the first one."""
-    least_gain: Annotated[float, Field(ge=0.0)] = 0.02
+    least_gain: Annotated[float, Field(ge=0.0)] = 0.01
     """Nats of final loss that another equivalent peak must be predicted to gain; else the one in force is kept."""
     min_lr: LR = 1e-6
     """Smallest equivalent peak; the anchor itself still goes to zero."""
