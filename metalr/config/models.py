@@ -247,7 +247,7 @@ class ControlConfig(Section):
     warmup_fraction: Fraction | Literal["auto"] = "auto"
     """Part of the budget over which the LR rises linearly from zero; `auto`: none under SGD where the network
     normalises, else 0.05."""
-    correction_bound: Annotated[float, Field(ge=1.0, le=1e3)] = 3.7
+    correction_bound: Annotated[float, Field(ge=1.0, le=1e3)] = 10.0
     """Largest factor, up or down, between a later decision and the first one."""
     least_gain: Annotated[float, Field(ge=0.0)] = 0.01
     """Nats of final loss that another equivalent peak must be predicted to gain; else the one in force is kept."""

@@ -153,6 +153,7 @@ def _trunk(
         decay_fraction=recipe.control.decay_fraction,
         stall_factor=None,
         least_gain=0.0,
+        correction_bound=3.7,
     )
     return RunSpec(
         task=recipe.task,

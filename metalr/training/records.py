@@ -98,7 +98,12 @@ def control_of(method: str, control: ControlConfig) -> ControlConfig | None:
         # What has no meaning here stays as it first was, and out of the run's identity.
         probe = (control.probe or ProbeConfig()).model_copy(update={"paid": "every_epoch"})
         return ControlConfig(
-            probe=probe, anchor="linear", warmup_fraction=0.05, stall_factor=None, least_gain=0.0
+            probe=probe,
+            anchor="linear",
+            warmup_fraction=0.05,
+            stall_factor=None,
+            least_gain=0.0,
+            correction_bound=3.7,
         )
     return None
 

@@ -403,7 +403,7 @@ def test_warm_up_by_another_schedule_leads_into_metalr() -> None:
 def test_without_a_probe_it_starts_from_the_users_lr_and_travels_to_what_the_controller_wishes() -> None:
     """Up by the rise limit an epoch, and not held near the user's LR by the bound on corrections."""
     _, optimizer = one_weight(1e-4)
-    config = ControlConfig(anchor="constant", warmup_fraction=0.0)
+    config = ControlConfig(anchor="constant", warmup_fraction=0.0, correction_bound=3.7)
     wishes = [4, 2, 2, 2, 2, 2, 2, 2, 4, 4, 0, 0, 0]  # 4, 1 and 1/4 of the usual 0.1; the first is not heard
     scheduler = MetaLR(optimizer, RuleController(lambda t, _: wishes[t]), total_epochs=20, config=config)
     lrs = run_epochs(scheduler, optimizer, [1.0] * 12)
