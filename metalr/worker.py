@@ -25,7 +25,7 @@ def execute(job_json: str, on_epochs: Callable[[int], None] | None = None) -> No
         on_epochs: Told the number of epochs just trained.
 
     Raises:
-        ValueError: the job, its data or its controller are not what its spec says, or its device is not there.
+        ValueError: the job, its data or its controller are not what its spec says; its device is not there.
     """
     import torch
 

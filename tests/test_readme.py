@@ -307,6 +307,22 @@ def test_the_speed_on_a_gpu_is_that_of_the_committed_benchmark() -> None:
     assert shown == expected
 
 
+def test_the_study_on_a_gpu_is_that_of_the_committed_results() -> None:
+    summary = json.loads((ROOT / "experiments" / "results" / "cifar10-30" / "summary.json").read_text())
+    (cell,), (tuned,) = summary["cells"], summary["tuned"]
+    (section,) = re.findall(r"<!-- study:begin -->(.*?)<!-- study:end -->", README, re.DOTALL)
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in re.findall(r"^\|.*", section, re.M)[2:]
+    ]
+    assert {row[0] for row in rows} == set(cell["methods"])
+    for name, untuned, best in rows:
+        assert untuned == f"{cell['methods'][name]['test_accuracy_pct']['mean']:.1f}", name
+        found = tuned["methods"].get(name)
+        expected = f"{found['test_accuracy_pct']['mean']:.1f} ({found['lr']:g})" if found else "–"
+        assert best == expected, name
+
+
 def test_the_speed_is_that_of_the_committed_benchmark() -> None:
     bench = json.loads((ROOT / "experiments" / "results" / "bench" / "bench.json").read_text())
     assert not bench["machine"]["commit"].endswith("-dirty")
