@@ -319,7 +319,7 @@ def test_the_study_on_a_gpu_is_that_of_the_committed_results() -> None:
     for name, untuned, best in rows:
         assert untuned == f"{cell['methods'][name]['test_accuracy_pct']['mean']:.1f}", name
         found = tuned["methods"].get(name)
-        expected = f"{found['test_accuracy_pct']['mean']:.1f} ({found['lr']:g})" if found else "–"
+        expected = f"{found['test_accuracy_pct']['mean']:.1f} ({found['lr']:g})" if found else "\u2013"
         assert best == expected, name
 
 

@@ -6,6 +6,7 @@ weights' SHA-256).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -49,6 +50,9 @@ class LearnedController:
         sha256: Identity of the weights.
         prior: The mean log regret of each candidate over the forks that were learned from: what is expected
             of a training of which nothing is known but its probe.
+        seen: The lowest and the highest value of each feature in the runs that were learned from. One outside
+            counts as the nearest inside: a training longer than any of them is decided like the longest, and
+            not by what a network makes of a number that it has never met. None: every value counts as it is.
         trust: How far predictions count, 0 to 1: ``prior + trust * (prediction - prior)``. Without a probe
             there is no prior worth leaning on, and the prediction counts whole.
     """
@@ -60,6 +64,7 @@ class LearnedController:
         sha256: str = "unsaved",
         prior: Sequence[float] | None = None,
         trust: float = 1.0,
+        seen: tuple[Sequence[float], Sequence[float]] | None = None,
     ) -> None:
         self._initial_state = torch.cat([member.initial_state() for member in members]).tolist()
         self._stacked = stacked(members)
@@ -67,6 +72,7 @@ class LearnedController:
         self._sha256 = sha256
         self._prior = None if prior is None else np.array(prior, dtype=np.float32)
         self._trust = trust
+        self._seen = None if seen is None else (np.array(seen[0]), np.array(seen[1]))
 
     @property
     def sha256(self) -> str:
@@ -84,7 +90,8 @@ class LearnedController:
 
     def step(self, state: list[float], features_F: np.ndarray) -> tuple[list[float], Prediction]:
         """The memories after one more observation, and the members' mean prediction."""
-        memory, heads_K = self._stacked.step(state, features_F)
+        within_F = features_F if self._seen is None else np.clip(features_F, *self._seen)
+        memory, heads_K = self._stacked.step(state, within_F)
         regrets_K = heads_K[:-1]
         if self._prior is not None and not np.isnan(features_F[PROBED]):
             regrets_K = self._prior + self._trust * (regrets_K - self._prior)
@@ -104,8 +111,9 @@ def save_controller(
         folder: Made where missing.
         name: File name without ending.
         members: The trained ensemble.
-        architecture: `learner`, `hidden`, `window`, `log_offsets`, `prior`, `trust`: what is needed to build
-            it again; without the last two its predictions count whole.
+        architecture: `learner`, `hidden`, `window`, `log_offsets`, `prior`, `trust`, `seen`: what is needed
+            to build it again; without `prior` and `trust` its predictions count whole. `seen` is two lists
+            with null where a feature was never seen; without it every value counts as it is.
         card: Whatever else the reader should know: data, figures, versions.
     """
     tensors = {
@@ -154,6 +162,15 @@ def load_controller(source: str | Path) -> LearnedController:
         card["sha256"],
         shape.get("prior"),
         shape.get("trust", 1.0),
+        _bounds(shape["seen"]) if "seen" in shape else None,
+    )
+
+
+def _bounds(seen: Sequence[Sequence[float | None]]) -> tuple[list[float], list[float]]:
+    lowest, highest = seen
+    return (
+        [-math.inf if value is None else value for value in lowest],
+        [math.inf if value is None else value for value in highest],
     )
 
 

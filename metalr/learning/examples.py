@@ -23,6 +23,7 @@ __all__ = [
     "make_examples",
     "regret_at",
     "rereferenced",
+    "seen_range",
     "unprobed",
 ]
 
@@ -185,6 +186,21 @@ def unprobed(examples: Examples, *, knows_model: bool = False) -> Examples:
     """
     seen = examples if knows_model else _without(examples, "model")
     return _without(rereferenced(seen, log_usual_lrs(seen)), "probe")
+
+
+def seen_range(examples: Examples) -> tuple[list[float], list[float]]:
+    """The lowest and the highest value of each of the F features in the runs of the examples, with a probe
+    and as without one; minus infinity and infinity where a feature was never seen.
+    """
+    ways = (examples, unprobed(examples), unprobed(examples, knows_model=True))
+    values_NF = np.concatenate([way.traces_ETF.reshape(-1, way.traces_ETF.shape[2]) for way in ways])
+    lowest_F = np.where(np.isnan(values_NF), np.inf, values_NF).min(axis=0)
+    highest_F = np.where(np.isnan(values_NF), -np.inf, values_NF).max(axis=0)
+    was_seen_F = lowest_F <= highest_F
+    return (
+        np.where(was_seen_F, lowest_F, -np.inf).tolist(),
+        np.where(was_seen_F, highest_F, np.inf).tolist(),
+    )
 
 
 def _without(examples: Examples, group: str) -> Examples:

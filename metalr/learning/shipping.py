@@ -7,6 +7,7 @@ metalr/learning/pretrained/<learner>.safetensors   weights
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 from metalr.config import MetaTrainConfig
 from metalr.harvest.meta_dataset import MetaDataset
 from metalr.learning.controller import PRETRAINED, REGISTRY, save_controller
-from metalr.learning.examples import REGRET_FLOOR, Examples, make_examples
+from metalr.learning.examples import REGRET_FLOOR, Examples, make_examples, seen_range
 from metalr.learning.fitting import Fit, fit
 from metalr.training.artifacts import ArtifactError, write_json
 
@@ -86,6 +87,9 @@ def architecture(name: str, config: MetaTrainConfig, examples: Examples) -> dict
         "log_offsets": examples.log_offsets_K.tolist(),
         "prior": examples.prior_K(config.label).tolist(),
         "trust": config.trust,
+        "seen": [
+            [value if math.isfinite(value) else None for value in bound] for bound in seen_range(examples)
+        ],
     }
 
 

@@ -40,6 +40,26 @@ def test_a_loaded_controller_predicts_what_the_saved_members_do(name: str, tmp_p
     assert controller.log_offsets == pytest.approx(tuple(OFFSETS))
 
 
+@pytest.mark.parametrize("name", ["mlp", "lstm"])
+def test_a_feature_beyond_what_was_learned_from_counts_as_the_nearest_that_was(
+    name: str, tmp_path: Path
+) -> None:
+    lowest: list[float | None] = [-1.0] * len(FEATURE_NAMES)
+    highest: list[float | None] = [1.0] * len(FEATURE_NAMES)
+    lowest[5] = highest[5] = None  # never seen: nothing to compare with
+    architecture = ARCHITECTURE | {"learner": name, "seen": [lowest, highest]}
+    bounded = load_controller(save_controller(tmp_path / "seen", name, members_of(name), architecture, {}))
+    free = load_controller(saved(tmp_path, name))
+    inside = np.random.default_rng(0).uniform(-1.0, 1.0, size=len(FEATURE_NAMES))
+    inside[3], inside[5] = np.nan, 7.0
+    edge, far = inside.copy(), inside.copy()
+    edge[0], far[0] = 1.0, 3.0
+    state = free.initial_state()
+    assert bounded.step(state, inside) == free.step(state, inside)
+    assert bounded.step(state, far) == free.step(state, edge)
+    assert free.step(state, far) != free.step(state, edge)
+
+
 def test_every_bit_flip_and_truncation_of_the_weights_is_found(tmp_path: Path) -> None:
     path = saved(tmp_path)
     content = path.read_bytes()

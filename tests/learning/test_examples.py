@@ -7,7 +7,7 @@ from learning.planted import OFFSETS, planted_examples
 
 from metalr.control import FEATURE_GROUPS, FEATURE_NAMES
 from metalr.harvest.meta_dataset import MetaDataset
-from metalr.learning.examples import _groups, joined, make_examples, unprobed
+from metalr.learning.examples import _groups, joined, make_examples, seen_range, unprobed
 
 PEAK = FEATURE_NAMES.index("log_peak_over_reference")
 
@@ -35,6 +35,26 @@ def test_the_unprobed_twin_by_hand() -> None:
     both = joined(examples, twin)
     assert len(both) == 8
     np.testing.assert_array_equal(both.groups_E[:4], both.groups_E[4:])
+
+
+def test_the_range_that_was_seen_is_that_with_a_probe_and_without() -> None:
+    examples = planted_examples(2, 2)
+    for name, value in (
+        ("scales_gradients", 0.0), ("averages_iterates", 0.0), ("log_one_minus_momentum", np.log(0.1)),
+        ("normalises", 0.0),
+    ):  # fmt: skip
+        examples.traces_ETF[:, :, FEATURE_NAMES.index(name)] = value
+    examples.log_reference_E[:] = (
+        np.log(0.03) - 1.0
+    )  # the usual LR lies above: without a probe peaks are lower
+    examples.traces_ETF[:, :, PEAK] = 0.25
+    probed, never = FEATURE_GROUPS["probe"][0], FEATURE_GROUPS["probe"][1]
+    examples.traces_ETF[0, 0, probed] = 9.0
+    examples.traces_ETF[:, :, never] = np.nan
+    lowest, highest = seen_range(examples)
+    assert (lowest[PEAK], highest[PEAK]) == pytest.approx((-0.75, 0.25))
+    assert highest[probed] == 9.0
+    assert (lowest[never], highest[never]) == (-np.inf, np.inf)
 
 
 def test_the_twin_whose_model_is_known_starts_from_the_lr_that_is_usual_with_it() -> None:
