@@ -17,7 +17,7 @@ from torch.nn import functional
 from metalr.config import MetaTrainConfig
 from metalr.control import FEATURE_GROUPS, Controller, best_offset
 from metalr.learning.controller import LearnedController
-from metalr.learning.examples import Examples, fold_of_groups, joined, regret_at, seen_range, unprobed
+from metalr.learning.examples import Examples, fold_of_groups, joined, regret_at, unprobed
 from metalr.learning.learners import Learner, make_learner
 
 __all__ = [
@@ -116,10 +116,12 @@ def _cross_validate(
 
 
 def controller_of(members: list[Learner], examples: Examples, config: MetaTrainConfig) -> LearnedController:
-    """The members as a controller with the prior and the range of the `examples` they were trained on."""
+    """The members as a controller that leans on the prior of the `examples` they were trained on.
+
+    It takes every feature as it is: what is held out is judged without the bound to what was seen.
+    """
     prior = examples.prior_K(config.label).tolist()
-    offsets = examples.log_offsets_K.tolist()
-    return LearnedController(members, offsets, prior=prior, trust=config.trust, seen=seen_range(examples))
+    return LearnedController(members, examples.log_offsets_K.tolist(), prior=prior, trust=config.trust)
 
 
 def _lower_bound(gains: np.ndarray, seed: int) -> float:
