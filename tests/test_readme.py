@@ -294,6 +294,24 @@ SPEED_ROWS = {
 }
 
 
+def test_what_the_parts_of_the_law_are_worth_is_that_of_the_committed_study() -> None:
+    summary = json.loads((ROOT / "experiments" / "results" / "closed-loop" / "summary.json").read_text())
+    assert not summary["commit"].endswith("-dirty")
+
+    def lost(arm: str) -> str:
+        losses = [-row["difference_pp"]["mean"] for row in summary["rows"] if row["arm"] == arm]
+        assert len(losses) == 4
+        return f"{min(losses):.1f} to {max(losses):.1f}"
+
+    for words, arm in (
+        ("the hold instead of a straight fall", "an anchor that falls in a straight line"),
+        ("the predictions", "predictions not counted (probe and anchor alone)"),
+        ("the probe where the optimizer's LR is 1", "probe off, from LR 1"),
+    ):
+        assert f"{words} {lost(arm)}" in README, arm
+    assert lost("envelope off") == "-0.0 to -0.0"
+
+
 def test_what_nobody_tuned_is_that_of_the_committed_results() -> None:
     path = ROOT / "experiments" / "results" / "control-untuned" / "summary.json"
     (cell,) = json.loads(path.read_text())["cells"]
