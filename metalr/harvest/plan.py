@@ -22,7 +22,7 @@ from metalr.config.controlled import CONTROLLED, ControlledName, LearnerName
 from metalr.config.models import MethodName
 from metalr.harvest.branching import resolved_together
 from metalr.training import ForkPlan, RunSpec
-from metalr.training.records import schedules_of
+from metalr.training.records import UNUSED_LAW, schedules_of
 from metalr.training.step import resolved_step
 
 __all__ = ["candidate_factors", "check_device", "epochs_of", "plan_trunks", "resolved_device"]
@@ -151,9 +151,7 @@ def _trunk(
         anchor=recipe.control.anchor,
         warmup_fraction=_warmup_fraction(recipe),
         decay_fraction=recipe.control.decay_fraction,
-        stall_factor=None,
-        least_gain=0.0,
-        correction_bound=3.7,
+        **UNUSED_LAW,
     )
     return RunSpec(
         task=recipe.task,

@@ -37,6 +37,7 @@ from metalr.training.step import resolved_step
 
 __all__ = [
     "SCHEMA_VERSION",
+    "UNUSED_LAW",
     "ForkPlan",
     "Job",
     "RunRecord",
@@ -72,6 +73,9 @@ ADDED_SETTINGS: dict[tuple[str, ...], Any] = {
 At that value a setting is no part of the identity, so that runs, comparisons and meta-datasets made earlier
 keep their ids. It is the value then, not the default now: a default may change, an id may not.
 """
+UNUSED_LAW: dict[str, Any] = {"stall_factor": None, "least_gain": 0.0, "correction_bound": 3.7}
+"""The part of the control law that decides, where nothing decides (a trunk under a schedule, `find`): as it
+first was, so that a new default changes no id."""
 
 
 FIRST_METHODS = ("constant", "step", "cosine", "linear")
@@ -97,14 +101,7 @@ def control_of(method: str, control: ControlConfig) -> ControlConfig | None:
     if method == "find":
         # What has no meaning here stays as it first was, and out of the run's identity.
         probe = (control.probe or ProbeConfig()).model_copy(update={"paid": "every_epoch"})
-        return ControlConfig(
-            probe=probe,
-            anchor="linear",
-            warmup_fraction=0.05,
-            stall_factor=None,
-            least_gain=0.0,
-            correction_bound=3.7,
-        )
+        return ControlConfig(probe=probe, anchor="linear", warmup_fraction=0.05, **UNUSED_LAW)
     return None
 
 

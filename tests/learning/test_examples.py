@@ -44,9 +44,8 @@ def test_the_range_that_was_seen_is_that_with_a_probe_and_without() -> None:
         ("normalises", 0.0),
     ):  # fmt: skip
         examples.traces_ETF[:, :, FEATURE_NAMES.index(name)] = value
-    examples.log_reference_E[:] = (
-        np.log(0.03) - 1.0
-    )  # the usual LR lies above: without a probe peaks are lower
+    # The usual LR lies above the probe's: relative to it, peaks are lower.
+    examples.log_reference_E[:] = np.log(0.03) - 1.0
     examples.traces_ETF[:, :, PEAK] = 0.25
     probed, never = FEATURE_GROUPS["probe"][0], FEATURE_GROUPS["probe"][1]
     examples.traces_ETF[0, 0, probed] = 9.0

@@ -53,7 +53,9 @@ def test_a_later_setting_that_differs_from_then_changes_the_id(changes: dict[str
     assert spec.model_copy(update={"train": train}).run_id != spec.run_id
 
 
-@pytest.mark.parametrize(("step", "resolved"), [("auto", "cuda_graph"), ("eager", "eager")])
+@pytest.mark.parametrize(
+    ("step", "resolved"), [("auto", "cuda_graph"), ("cuda_graph", "cuda_graph"), ("eager", "eager")]
+)
 def test_a_spec_holds_how_its_batches_are_trained(step: str, resolved: str) -> None:
     """`auto` is resolved; a record from before the setting was made by plain steps."""
     values = json.loads(FIRST_SPECS[0].read_text())

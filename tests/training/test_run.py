@@ -5,7 +5,16 @@ from typing import Any
 
 import pytest
 import torch
-from training.tiny import TASK, TRAIN, job_of, rule_controller, tiny_spec, tiny_task, without_times
+from training.tiny import (
+    TASK,
+    TRAIN,
+    exact_convolutions,
+    job_of,
+    rule_controller,
+    tiny_spec,
+    tiny_task,
+    without_times,
+)
 
 import metalr
 from metalr.training import ArtifactError, LiveRun, RunRecord, RunSpec, RunStore, train_run
@@ -232,21 +241,22 @@ def test_on_a_gpu_a_killed_run_goes_on_and_learns(method: str, tmp_path: Path) -
     from metalr.config import DataConfig
     from metalr.tasks import make_task
 
-    train = TRAIN.model_copy(update={"device": "cuda", "dtype": "bfloat16", "channels_last": True})
-    network = TASK.model_copy(update={"network": "resnet18"})
+    changes = {"device": "cuda", "dtype": "bfloat16", "channels_last": True, "epochs": 10}
+    train = TRAIN.model_copy(update=changes)
+    network = TASK.model_copy(update={"network": "resnet18", "num_train": 512, "num_test": 128})
     task = make_task(network, DataConfig(), torch.device("cuda"))
     spec = tiny_spec(method, train=train, task=network)
-    expected = train_run(job_of(spec, tmp_path / "straight"), task, controller_of(spec))
 
     def kill(live: LiveRun) -> None:
         if live.training.epoch == 2:
             raise Killed
 
-    with pytest.raises(Killed):
-        train_run(job_of(spec, tmp_path / "killed"), task, controller_of(spec), kill)
-    resumed = train_run(job_of(spec, tmp_path / "killed"), task, controller_of(spec))
+    with exact_convolutions():
+        expected = train_run(job_of(spec, tmp_path / "straight"), task, controller_of(spec))
+        with pytest.raises(Killed):
+            train_run(job_of(spec, tmp_path / "killed"), task, controller_of(spec), kill)
+        resumed = train_run(job_of(spec, tmp_path / "killed"), task, controller_of(spec))
     assert [row["lr"] for row in resumed.epochs] == [row["lr"] for row in expected.epochs]
     final = resumed.result["final"]
     assert final["test/loss"] == pytest.approx(expected.result["final"]["test/loss"], rel=0.05)
-    if method == "cosine":  # 28 steps teach little, and under this controller nothing, on any device
-        assert final["test/accuracy"] > 0.25
+    assert final["test/accuracy"] > 0.25

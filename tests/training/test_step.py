@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from training.repeat import repeat
-from training.tiny import TRAIN, tiny_task
+from training.tiny import TRAIN, exact_convolutions, tiny_task
 
 from metalr.config import ConfigError, DepthGroup, TrainConfig
 from metalr.control import Snapshot, make_schedule
@@ -410,14 +410,13 @@ def on_gpu(step: str, dropout: float = 0.0, network: str = "resnet18", **changes
 
 
 @pytest.fixture
-def exact_convolutions() -> Iterator[None]:
-    """cuDNN otherwise picks kernels that add up in any order, and rounds to 10 bits before it multiplies."""
-    with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+def exact() -> Iterator[None]:
+    with exact_convolutions():
         yield
 
 
 @pytest.mark.gpu
-@pytest.mark.usefixtures("exact_convolutions")
+@pytest.mark.usefixtures("exact")
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")  # of torch's compiler
 @pytest.mark.filterwarnings("ignore:TensorFloat32 tensor cores")
 @pytest.mark.parametrize("step", ["cuda_graph", "compile"])
@@ -436,7 +435,7 @@ def test_twenty_fast_steps_equal_eager_ones_on_a_gpu(step: str, changes: dict[st
 
 
 @pytest.mark.gpu
-@pytest.mark.usefixtures("exact_convolutions")
+@pytest.mark.usefixtures("exact")
 def test_a_resumed_run_has_the_bits_of_a_straight_one_on_a_gpu() -> None:
     straight = on_gpu("cuda_graph", 0.3)
     train_epoch(straight)

@@ -1,5 +1,6 @@
 """The smallest real run: synthetic images, an MLP, three epochs; and controllers written by hand."""
 
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,11 @@ def trunk_spec(method: str = "cosine", **changes: Any) -> RunSpec:
 
 def rule_controller() -> RuleController:
     return RuleController(lambda t, features: 2 + (t % 2))
+
+
+def exact_convolutions() -> AbstractContextManager[None]:
+    """cuDNN otherwise picks kernels that add up in any order, and rounds to 10 bits before it multiplies."""
+    return torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
 
 
 def job_of(spec: RunSpec, store: Path, interval_s: float = 0.0) -> Job:
