@@ -40,10 +40,14 @@ def hardware(device: str) -> str:
 
 
 def facts_of(config: ExperimentConfig, spec: RunSpec) -> dict[str, Any]:
-    """What any result states: commit, versions, device, hardware, and what its data are called."""
+    """What any result states: commit, versions, device, hardware, and what its data are called.
+
+    metalr, torch and Python are those that the run `spec`, a finished one, was made with, here or elsewhere.
+    """
+    made_with = RunStore(config.store).load(spec.run_id).result.get("versions", {})
     return {
         "commit": git_commit(),
-        "versions": package_versions() | _versions(),
+        "versions": package_versions() | _versions() | made_with,
         "device": spec.train.device,
         "hardware": hardware(spec.train.device),
         "dataset_label": config.data.label or config.task.dataset,
