@@ -34,6 +34,7 @@ from metalr.learning.examples import (
     unprobed,
 )
 from metalr.learning.fitting import controller_of, decided_log_peaks, regrets_by_rule, train_ensemble
+from metalr.learning.learners import Learner
 from metalr.provenance import git_commit
 from metalr.training import package_versions
 
@@ -57,6 +58,11 @@ class Arm:
     """Number of meta-datasets learned from, the first ones; all are decided on."""
     distrust: float = 0.0
     """On-line adaptation: how much the auxiliary head's surprise weakens the predictions of the moment."""
+
+    @property
+    def sources(self) -> tuple[Any, ...]:
+        """What its ensembles are trained on: arms that differ only in how they decide share them."""
+        return self.view, self.max_tasks, self.num_parts
 
 
 def only(*groups: str) -> Callable[[Examples], Examples]:
@@ -110,6 +116,10 @@ ARMS = (
 )
 
 
+_trained: dict[tuple[Any, ...], list[Learner]] = {}
+"""The ensembles so far, by fold, learner, settings and sources."""
+
+
 def regrets_of(
     arm: Arm, examples: Examples, config: MetaTrainConfig, parts: Sequence[MetaDataset]
 ) -> np.ndarray:
@@ -127,8 +137,10 @@ def regrets_of(
         outside = examples.subset(fold_E == fold)
         inside = sources.subset(~np.isin(sources.groups_E, outside.groups_E))
         inside = _of_some_tasks(inside, arm.max_tasks, seed=fold)
-        members, _ = train_ensemble(view(inside), None, arm.learner, settings, lambda: None)
-        controller = controller_of(members, view(inside), settings)
+        key = (fold, arm.learner, settings.model_copy(update={"trust": 1.0}).model_dump_json(), *arm.sources)
+        if key not in _trained:
+            _trained[key], _ = train_ensemble(view(inside), None, arm.learner, settings, lambda: None)
+        controller = controller_of(_trained[key], view(inside), settings)
         prior_K = view(inside).prior_K(settings.label)
         decided = _Adapting(controller, prior_K, arm.distrust) if arm.distrust else controller
         regret_E[fold_E == fold] = regret_at(outside, decided_log_peaks(decided, view(outside)))
