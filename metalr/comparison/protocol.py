@@ -108,8 +108,9 @@ def _factor(method: str) -> float:
 
 def _grid(method: str, config: ExperimentConfig) -> list[float]:
     """The cells' LRs, and those for tuning where the method is tuned."""
-    lrs = report_lrs(config)
-    return lrs if is_controlled(method) else sorted({*lrs, *(config.compare.tuning_lrs or [])})
+    lrs, compare = report_lrs(config), config.compare
+    is_tuned = not is_controlled(method) and method in (compare.tuned_methods or compare.methods)
+    return sorted({*lrs, *(compare.tuning_lrs or [])}) if is_tuned else lrs
 
 
 def _lr_of(method: str, cell_lr: float, config: ExperimentConfig) -> float:

@@ -359,6 +359,8 @@ class CompareConfig(Section):
     """Initial LRs of the cells; null takes train.lr."""
     tuning_lrs: Annotated[list[LR], Field(min_length=1)] | None = None
     """LRs at which hand schedules and peers run so that outer_valid can tune them, beside those of the cells."""
+    tuned_methods: Annotated[list[MethodName], Field(min_length=1)] | None = None
+    """Which of the methods run at `tuning_lrs`; null: all hand schedules and peers."""
     budgets: Annotated[list[PositiveInt], Field(min_length=1)] | None = None
     """Budgets of the cells in epochs; null takes train.epochs."""
     seeds: Annotated[list[Seed], Field(min_length=1)] = [0, 1, 2, 3, 4, 5]
@@ -370,7 +372,7 @@ class CompareConfig(Section):
 
     @model_validator(mode="after")
     def _nothing_twice(self) -> CompareConfig:
-        for name in ("methods", "initial_lrs", "tuning_lrs", "budgets", "seeds"):
+        for name in ("methods", "initial_lrs", "tuning_lrs", "tuned_methods", "budgets", "seeds"):
             values = getattr(self, name)
             if values is not None and len(set(values)) < len(values):
                 raise ValueError(f"{name}={values} holds a value twice")

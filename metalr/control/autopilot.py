@@ -87,6 +87,28 @@ class Autopilot:
         if self.around.model is not None:
             self.snapshot = Snapshot.take(self.around.model, self.around.optimizer)
 
+    @property
+    def is_at_own_lr(self) -> bool:
+        """Whether the controller has decided nothing yet: the LR is the user's."""
+        return self.state.first_peak is None and not self.num_silent_epochs
+
+    def begin_again(self, factor: float, why: str) -> bool:
+        """Take back the steps of this epoch, the first, and lower the peak; False where it is at its lowest."""
+        before, statistics = self.decision.peak_lr, self.around.statistics
+        peak = max(before * factor, self.law.config.min_lr)
+        if peak == before or statistics is None:
+            return False
+        if self.around.model is not None and self.snapshot is not None:
+            self.snapshot.restore_keeping_lr(self.around.model, self.around.optimizer)
+        elif statistics.can_put_back:
+            statistics.put_back()
+        else:
+            return False
+        statistics.reset(is_whole_epoch=False)
+        self.pending, self.window = {}, LRWindow()
+        self.state = replace(self.state, peak=peak, decision=Decision(0, None, peak, why))
+        return True
+
     def lr(self, unit: int) -> float:
         """The LR of unit `unit`, from 0, before any bound on LRs."""
         assert self.state.peak is not None

@@ -38,6 +38,7 @@ from metalr.control.scheduler_checks import (
 )
 from metalr.control.scheduler_state import STATE_VERSION, checked_state
 from metalr.control.schedules import initial_lr_of
+from metalr.control.start_guard import StartGuard
 from metalr.control.step_statistics import StepStatistics
 from metalr.control.user_probe import probe_model
 
@@ -133,6 +134,8 @@ class MetaLR(LRScheduler):
         start = law.start(own_lr, probe, described)
         self._autopilot = Autopilot(law, around, described, start)
         super().__init__(optimizer, last_epoch)
+        if probe is None and around.statistics is not None and not is_shared and last_epoch == -1:
+            StartGuard(around.statistics, self._is_at_own_lr, self._begin_again)
 
     @property
     def last_decision(self) -> Decision:
@@ -191,6 +194,16 @@ class MetaLR(LRScheduler):
         if epoch == 0:  # SequentialLR at its milestone
             self._autopilot.begin()
         super()._update_lr(epoch)
+
+    def _is_at_own_lr(self) -> bool:
+        # A SequentialLR whose turn has not come sets this back below 0: the LR is another schedule's then.
+        return self.last_epoch >= 0 and self._autopilot.is_at_own_lr
+
+    def _begin_again(self, factor: float, why: str) -> bool:
+        if not self._autopilot.begin_again(factor, why):
+            return False
+        super()._update_lr(self.last_epoch)
+        return True
 
     def close(self) -> None:
         """Take the hooks off the optimizer. The schedule goes on without what they measured."""

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from metalr.control.snapshot import PROGRESS_SETTINGS
+
 __all__ = ["StepStatistics"]
 
 NUM_SAMPLES = 8
@@ -76,9 +78,17 @@ class StepStatistics:
             found["grad_norm_sd"] = math.sqrt(sum((norm - mean) ** 2 for norm in norms) / len(norms))
         if self._num_steps:
             found["weight_norm"] = float(_norm(self._parameters()))
-        if self._start:
-            found["update_norm"] = self._update_norm()
-        return found
+        moved = self.update_norm
+        return found if moved is None else found | {"update_norm": moved}
+
+    @property
+    @torch.no_grad()
+    def update_norm(self) -> float | None:
+        """How far the weights are from where they were at the epoch's start; None where that is not known."""
+        if not self._start:
+            return None
+        moved = torch._foreach_sub([p.detach() for p, _ in self._start], [start for _, start in self._start])
+        return float(_norm(list(moved)))
 
     @property
     def start_norm(self) -> float | None:
@@ -95,10 +105,13 @@ class StepStatistics:
     def put_back(self) -> None:
         """Give the weights their values from the epoch's start; the optimizer forgets its own state.
 
-        Buffers, such as the running figures of a batch norm, are not known here and stay as they are.
+        An averaging optimizer's count of steps is put back too. Buffers, such as the running figures of a batch
+        norm, are not known here and stay as they are.
         """
         for parameter, start in self._start:
             parameter.copy_(start)
+        for group, settings in zip(self._optimizer.param_groups, self._progress, strict=False):
+            group.update(settings)
         self._optimizer.state.clear()
         self._optimizer.zero_grad(set_to_none=True)
 
@@ -132,6 +145,7 @@ class StepStatistics:
     def _begin(self) -> None:
         self._num_steps = 0
         self._samples, self._start = [], []
+        self._progress: list[dict[str, Any]] = []
         self._misses_start = False
         self._is_due_after = False
         self._watched: list[nn.Parameter] = []
@@ -149,6 +163,10 @@ class StepStatistics:
         if not self._start and not self._misses_start:
             self._start = [
                 (p, p.detach().clone()) for p in self._parameters() if p.requires_grad and p.numel()
+            ]
+            self._progress = [
+                {key: group[key] for key in sorted(PROGRESS_SETTINGS & set(group))}
+                for group in optimizer.param_groups
             ]
         if self._num_steps % self._stride == 0:
             # With a closure the gradients come to be inside the step; args[0] is the optimizer itself.
@@ -183,11 +201,6 @@ class StepStatistics:
             return []
         norms = _totals(self._samples)
         return [norm for norm in norms if math.isfinite(norm)] if self._is_scaled else norms
-
-    @torch.no_grad()
-    def _update_norm(self) -> float:
-        moved = torch._foreach_sub([p.detach() for p, _ in self._start], [start for _, start in self._start])
-        return float(_norm(list(moved)))
 
     def _parameters(self) -> Iterable[nn.Parameter]:
         if self._model is not None:

@@ -119,6 +119,30 @@ def test_tuning_lrs_add_runs_and_rename_none() -> None:
     assert before < after and len(after) == len(before) + 2 * 2
 
 
+def test_tuning_lrs_can_be_for_some_methods_alone() -> None:
+    config = peer_config(tuned_methods=["cosine", "metalr-mlp"])
+    specs = plan_runs(config, "digest", "cpu", {"mlp": "a" * 64})
+    lrs = {m: sorted({s.train.lr for s in specs if s.method == m}) for m in config.compare.methods}
+    assert lrs["cosine"] == [0.01, 0.03, 0.1]
+    assert lrs["schedule-free-sgd"] == [0.1, 1.0]
+    assert lrs["metalr-mlp"] == [0.01, 0.1]  # never tuned
+    places = {(s.method, s.train.lr): [c.initial_lr for c in cells_of(s, config)] for s in specs}
+    assert places["cosine", 0.03] == [0.03] and places["schedule-free-sgd", 1.0] == [0.1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"tuned_methods": ["adagrad"]}, "adagrad"),
+        ({"tuned_methods": ["cosine", "cosine"]}, "holds a value twice"),
+        ({"tuning_lrs": [0.1, 0.1]}, "holds a value twice"),
+    ],
+)
+def test_what_cannot_be_tuned_is_named(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        peer_config(**changes)
+
+
 def test_a_peer_without_its_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("metalr.comparison.protocol.find_spec", lambda name: None)
     methods = ["cosine", "prodigy", "hypergradient-sgd"]

@@ -417,9 +417,7 @@ def exact() -> Iterator[None]:
 
 @pytest.mark.gpu
 @pytest.mark.usefixtures("exact")
-@pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")  # of torch's compiler
-@pytest.mark.filterwarnings("ignore:TensorFloat32 tensor cores")
-@pytest.mark.filterwarnings(r"ignore:\s*Online softmax is disabled")
+@pytest.mark.filterwarnings("default")  # of torch's compiler there are many, other ones in each version
 @pytest.mark.parametrize("step", ["cuda_graph", "compile"])
 @pytest.mark.parametrize("changes", [{}, {"grad_clip": 0.5}, {"optimizer": "adamw", "lr": 0.001}])
 def test_twenty_fast_steps_equal_eager_ones_on_a_gpu(step: str, changes: dict[str, Any]) -> None:
