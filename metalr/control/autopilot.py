@@ -93,7 +93,7 @@ class Autopilot:
         return self.state.first_peak is None and not self.num_silent_epochs
 
     def begin_again(self, factor: float, why: str) -> bool:
-        """Take back the steps of this epoch, the first, and lower the peak; False where it is at its lowest."""
+        """Take back the first epoch's steps so far, and lower the peak; False where it is at its lowest."""
         before, statistics = self.decision.peak_lr, self.around.statistics
         peak = max(before * factor, self.law.config.min_lr)
         if peak == before or statistics is None:
@@ -106,7 +106,9 @@ class Autopilot:
             return False
         statistics.reset(is_whole_epoch=False)
         self.pending, self.window = {}, LRWindow()
-        self.state = replace(self.state, peak=peak, decision=Decision(0, None, peak, why))
+        num_rollbacks = self.state.num_rollbacks + 1
+        decision = Decision(0, None, peak, why)
+        self.state = replace(self.state, peak=peak, decision=decision, num_rollbacks=num_rollbacks)
         return True
 
     def lr(self, unit: int) -> float:

@@ -13,7 +13,7 @@ __all__ = ["bounded_peak", "has_exploded", "has_stalled"]
 
 
 def bounded_peak(
-    proposed: float, previous: float | None, first: float | None, config: ControlConfig
+    proposed: float, previous: float | None, first: float | None, config: ControlConfig, *, num_rises: int = 1
 ) -> tuple[float, str]:
     """The allowed peak nearest to the proposed one, and the name of the bound that moved it ("" if none).
 
@@ -25,6 +25,7 @@ def bounded_peak(
         previous: The peak of the decision before, or None at the first one.
         first: The first decision's peak, which later ones may leave only by `config.correction_bound`.
         config: The bounds.
+        num_rises: For how many decisions' rises this one stands.
     """
     if not (math.isfinite(proposed) and proposed > 0.0):
         return (previous if previous is not None else config.min_lr), "held: proposal not finite and positive"
@@ -33,7 +34,7 @@ def bounded_peak(
     if first is not None:
         limits.append((first / config.correction_bound, first * config.correction_bound, "correction bound"))
     if previous is not None:
-        limits.append((low, previous * config.max_rise, "rise limit"))
+        limits.append((low, previous * config.max_rise**num_rises, "rise limit"))
     peak, reason = proposed, ""
     for lower, upper, name in limits:
         clipped = min(max(peak, lower), upper)

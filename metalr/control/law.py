@@ -21,6 +21,8 @@ MAX_STALLS = 3
 """Rollbacks of epochs that learned nothing; what still learns nothing then may be slow, or unlearnable."""
 MAX_IN_A_ROW = 3
 """Backoffs in a row after which a loss that stays high is taken for the new level."""
+FIRST_RISES = 2
+"""The first decision after the user's own LR may rise as far as so many later ones, unless that exploded."""
 LAW_FIELDS = (
     "reference_lr", "probe", "trace", "memory", "peak", "first_peak", "scale", "num_rollbacks", "num_stalls",
     "num_holds", "num_in_a_row", "decision",
@@ -171,7 +173,10 @@ class ControlLaw:
             kept_state = replace(state, trace=trace, memory=memory, first_peak=own)
             return replace(kept_state, num_in_a_row=0, decision=decision)
         first = None if state.first_peak is None else state.first_peak * state.scale
-        peak, bound = bounded_peak(proposed, state.peak, first, self.config)
+        # The user's own LR may be far too low, and an epoch lost at every small step away from it.
+        is_first = first is None and state.num_rollbacks == 0
+        num_rises = FIRST_RISES if is_first else 1
+        peak, bound = bounded_peak(proposed, state.peak, first, self.config, num_rises=num_rises)
         is_held = not math.isfinite(proposed)
         if is_held and state.num_holds == 0:
             logging.getLogger(__name__).warning("the controller proposed %s; the LR is held", proposed)

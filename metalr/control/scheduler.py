@@ -66,7 +66,8 @@ class MetaLR(LRScheduler):
         steps_per_epoch: How many times `step` is called an epoch.
         setting: What else is known of the training; made from the other arguments where not given.
         probe: Curve of an LR range test on this model (`metalr.control.probe.lr_range_test`). Without it
-            training starts from the optimizer's own LR.
+            training starts from the optimizer's own LR, at a quarter of it again wherever its first steps
+            throw the weights far off (`metalr.control.start_guard`; in one process, with `gather`).
         model: Where given, an exploded epoch is rolled back: weights, buffers and optimizer state return
             to the last good observation.
         batches: With it and `loss_fn`, `model` is probed now (`metalr.control.user_probe.probe_model`); leave
@@ -144,7 +145,7 @@ class MetaLR(LRScheduler):
 
     @property
     def num_rollbacks(self) -> int:
-        """Epochs undone so far."""
+        """Epochs undone so far; those of which only the beginning was are among them."""
         return self._autopilot.state.num_rollbacks
 
     @property

@@ -105,8 +105,8 @@ class StepStatistics:
     def put_back(self) -> None:
         """Give the weights their values from the epoch's start; the optimizer forgets its own state.
 
-        An averaging optimizer's count of steps is put back too. Buffers, such as the running figures of a batch
-        norm, are not known here and stay as they are.
+        An averaging optimizer's count of steps is put back too. Buffers, such as the running figures of a
+        batch norm, are not known here and stay as they are.
         """
         for parameter, start in self._start:
             parameter.copy_(start)

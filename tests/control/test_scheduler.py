@@ -407,15 +407,27 @@ def test_warm_up_by_another_schedule_leads_into_metalr() -> None:
 
 
 def test_without_a_probe_it_starts_from_the_users_lr_and_travels_to_what_the_controller_wishes() -> None:
-    """Up by the rise limit an epoch, and not held near the user's LR by the bound on corrections."""
+    """Up by the rise limit an epoch, at first by its square, and not held near the user's LR by the bound."""
     _, optimizer = one_weight(1e-4)
     config = ControlConfig(anchor="constant", warmup_fraction=0.0, correction_bound=3.7)
     wishes = [4, 2, 2, 2, 2, 2, 2, 2, 4, 4, 0, 0, 0]  # 4, 1 and 1/4 of the usual 0.1; the first is not heard
     scheduler = MetaLR(optimizer, RuleController(lambda t, _: wishes[t]), total_epochs=20, config=config)
     lrs = run_epochs(scheduler, optimizer, [1.0] * 12)
-    assert lrs[:7] == pytest.approx([1e-4 * 3**k for k in range(7)])
-    assert lrs[7:] == pytest.approx([0.1, 0.3, 0.37, 0.1 / 3.7, 0.1 / 3.7])
+    assert lrs[:6] == pytest.approx([1e-4, *(1e-4 * 3**k for k in range(2, 7))])
+    assert lrs[6:] == pytest.approx([0.1, 0.1, 0.3, 0.37, 0.1 / 3.7, 0.1 / 3.7])
     assert "usual for this optimizer" in scheduler.explain()
+
+
+def test_after_a_users_lr_that_exploded_the_first_decision_rises_no_farther_than_others() -> None:
+    lrs = {}
+    for loss in (1.0, math.nan):
+        model, optimizer = one_weight(1e-4)
+        config = ControlConfig(anchor="constant", warmup_fraction=0.0)
+        rule = RuleController(lambda t, _: 4)
+        scheduler = MetaLR(optimizer, rule, total_epochs=20, config=config, model=model)
+        lrs[str(loss)] = run_epochs(scheduler, optimizer, [loss, 1.0, 1.0])
+    assert lrs["1.0"] == pytest.approx([1e-4, 9e-4, 27e-4])
+    assert lrs["nan"] == pytest.approx([1e-4, 0.5e-4, 1.5e-4])
 
 
 class Sequence:
