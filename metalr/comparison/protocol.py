@@ -75,6 +75,7 @@ def missing_peers(methods: Sequence[str]) -> dict[str, str]:
 def task_label(task: TaskConfig) -> str:
     """What a reader calls the task, such as `cifar10 16px resnet18 w8`."""
     parts = [task.dataset, f"{task.image_size}px" if task.image_size else "", task.network, f"w{task.width}"]
+    parts.append(f"{len(task.classes)} classes" if task.classes else "")
     parts.append(f"noise {task.label_noise:g}" if task.label_noise else "")
     return " ".join(part for part in parts if part)
 

@@ -45,7 +45,8 @@ def summarise(
 def _group(records: Sequence[RunRecord], config: ExperimentConfig, provenance: Mapping[str, Any]) -> Results:
     if not records:
         raise ValueError("there are no finished runs to compare: run `metalr compare` first")
-    num_classes = provenance.get("num_classes") or NUM_CLASSES.get(config.task.dataset, 10)
+    of_all = provenance.get("num_classes") or NUM_CLASSES.get(config.task.dataset, 10)
+    num_classes = len(config.task.classes) if config.task.classes else of_all
     results: dict[tuple[Cell, str], dict[int, Outcome]] = {}
     placed = [
         (cell, outcome_of(record, 100.0 / num_classes))

@@ -1,13 +1,15 @@
-"""The networks that are trained: ResNets for small images, CNNs and MLPs with and without normalisation.
+"""The networks that are trained: ResNets for small images, CNNs, MLPs, and two that read an image row by row.
 
 All take normalised images of shape (B, in_channels, image_size, image_size) to logits (B, num_classes).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 
+import torch
 from torch import Tensor, nn
 
 __all__ = ["MIN_WIDTH", "NETWORKS", "make_network"]
@@ -134,20 +136,47 @@ def _make_mlp(
     dropout: float,
     *,
     normalisation: Normalisation | None = None,
+    activation: Callable[[], nn.Module] | None = None,
+    num_hidden: int = 2,
 ) -> nn.Module:
-    """Two hidden layers of `width` units; torch's own initialisation, as in a user's plain MLP."""
-    norms = [[normalisation(width)] if normalisation else [] for _ in range(2)]
-    return nn.Sequential(
-        nn.Flatten(),
-        nn.Linear(in_channels * image_size**2, width),
-        *norms[0],
-        nn.ReLU(inplace=True),
-        nn.Linear(width, width),
-        *norms[1],
-        nn.ReLU(inplace=True),
-        nn.Dropout(dropout),
-        nn.Linear(width, num_classes),
-    )
+    """`num_hidden` layers of `width` units; torch's own initialisation, as in a user's plain MLP."""
+    layers: list[nn.Module] = [nn.Flatten()]
+    for before in (in_channels * image_size**2, *[width] * (num_hidden - 1)):
+        norm = [normalisation(width)] if normalisation else []
+        layers += [nn.Linear(before, width), *norm, activation() if activation else nn.ReLU(inplace=True)]
+    return nn.Sequential(*layers, nn.Dropout(dropout), nn.Linear(width, num_classes))
+
+
+class _RowNetwork(nn.Module):
+    """One layer over the rows of an image, from the top down, as over the words of a sentence.
+
+    `transformer`: a pre-norm encoder layer (Vaswani et al. 2017, arXiv 1706.03762) and the mean over rows;
+    `gru`: a gated recurrent unit (Cho et al. 2014, arXiv 1406.1078) and its state after the last row.
+    """
+
+    def __init__(
+        self, in_channels: int, num_classes: int, image_size: int, width: int, dropout: float, *, kind: str
+    ) -> None:
+        super().__init__()
+        self.embedding = nn.Linear(in_channels * image_size, width)
+        self.positions = nn.Parameter(0.02 * torch.randn(image_size, width))
+        self.layer: nn.Module
+        if kind == "transformer":
+            num_heads = math.gcd(width, 4)
+            self.layer = nn.TransformerEncoderLayer(
+                width, num_heads, 2 * width, dropout=0.0, batch_first=True, norm_first=True
+            )
+            self.norm: nn.Module = nn.LayerNorm(width)
+        else:
+            self.layer, self.norm = nn.GRU(width, width, batch_first=True), nn.Identity()
+        self.dropout = nn.Dropout(dropout)
+        self.fc = nn.Linear(width, num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        rows_BHD = images.transpose(1, 2).flatten(2)
+        hidden = self.layer(self.embedding(rows_BHD) + self.positions)
+        summary = hidden[0][:, -1] if isinstance(hidden, tuple) else hidden.mean(dim=1)
+        return self.fc(self.dropout(self.norm(summary)))  # type: ignore[no-any-return]
 
 
 NETWORKS: dict[str, Callable[[int, int, int, int, float], nn.Module]] = {
@@ -159,6 +188,10 @@ NETWORKS: dict[str, Callable[[int, int, int, int, float], nn.Module]] = {
     "mlp": _make_mlp,
     "mlp_bn": partial(_make_mlp, normalisation=nn.BatchNorm1d),
     "mlp_ln": partial(_make_mlp, normalisation=nn.LayerNorm),
+    "mlp_tanh": partial(_make_mlp, activation=nn.Tanh),
+    "mlp_deep": partial(_make_mlp, num_hidden=4),
+    "transformer": partial(_RowNetwork, kind="transformer"),
+    "gru": partial(_RowNetwork, kind="gru"),
 }
 """Name in `task.network` -> maker from (in_channels, num_classes, image_size, width, dropout)."""
 
@@ -170,7 +203,8 @@ def make_network(
 
     `image_size` is the side in pixels, `width` the channels of the first stage (units of a hidden layer for
     an MLP), `dropout` the probability in 0..1 before the last layer.
-    Raises ValueError for an unknown name, for a width below 8, and for images of under 4 pixels (MLPs: 1).
+    Raises ValueError for an unknown name, for a width below 8, and with convolutions for images of under 4
+    pixels.
     """
     if name not in NETWORKS:
         raise ValueError(f"network={name!r} is unknown; choose one of {', '.join(sorted(NETWORKS))}")
@@ -179,7 +213,7 @@ def make_network(
             f"width={width} must be at least {MIN_WIDTH}: convolutions of 4 channels in channels_last layout "
             "crash torch 2.12 on the CPU"
         )
-    smallest = 1 if name.startswith("mlp") else 4
+    smallest = 4 if name.startswith(("resnet", "cnn")) else 1
     if image_size < smallest:
         raise ValueError(f"image_size={image_size} must be at least {smallest} pixels for network={name}")
     return NETWORKS[name](in_channels, num_classes, image_size, width, dropout)

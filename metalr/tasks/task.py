@@ -119,7 +119,7 @@ def _make_task(config: TaskConfig, data: DataConfig, device: torch.device) -> Ta
 
 _IMAGE_FIELDS = frozenset(
     {"dataset", "num_train", "num_inner_valid", "num_outer_valid", "num_test", "image_size", "label_noise"}
-    | {"split_seed"}
+    | {"split_seed", "classes"}
 )
 """The settings that decide which images a task has; the others decide what is done with them."""
 
@@ -136,7 +136,7 @@ class _Carved:
 @lru_cache(maxsize=8)
 def _carve(config: TaskConfig, data: DataConfig, device: torch.device) -> _Carved:
     """Everything of a task that depends on its images alone."""
-    raw = load_dataset(config.dataset, data)
+    raw = _of_classes(config, load_dataset(config.dataset, data))
     parts = _split(config, raw)
     digest = _digest(parts)
     mean_C, std_C = _moments(parts["train"].images_NCHW)
@@ -147,6 +147,25 @@ def _carve(config: TaskConfig, data: DataConfig, device: torch.device) -> _Carve
     }
     identity = (digest, mean_C.to(device), std_C.to(device))
     return _Carved(raw.num_classes, (channels, height, width), splits, identity)
+
+
+def _of_classes(config: TaskConfig, raw: RawDataset) -> RawDataset:
+    """The images of `config.classes`, relabelled by their place in it."""
+    if config.classes is None:
+        return raw
+    unknown = [label for label in config.classes if label >= raw.num_classes]
+    if unknown:
+        raise DataError(
+            f"{config.dataset}: classes={list(config.classes)}, but it has classes 0 to {raw.num_classes - 1}"
+        )
+    places_C = np.full(raw.num_classes, -1, dtype=np.int64)
+    places_C[list(config.classes)] = np.arange(len(config.classes))
+
+    def chosen(part: RawPart) -> RawPart:
+        new_N = places_C[part.labels_N]
+        return RawPart(part.images_NCHW[new_N >= 0], new_N[new_N >= 0])
+
+    return RawDataset(chosen(raw.train), chosen(raw.test), len(config.classes))
 
 
 def _split(config: TaskConfig, raw: RawDataset) -> dict[str, RawPart]:

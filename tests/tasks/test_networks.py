@@ -64,10 +64,19 @@ def test_every_network_takes_every_image(name: str, channels: int, side: int) ->
     assert all(parameter.grad is not None for parameter in network.parameters())
 
 
-@pytest.mark.parametrize(("name", "count"), [("resnet18", 11_173_962), ("cnn", 373_386), ("mlp", 201_482)])
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [
+        ("resnet18", 11_173_962), ("cnn", 373_386), ("mlp", 201_482), ("mlp_deep", 209_802),
+        ("transformer", 42_506), ("gru", 33_866),
+    ],
+)  # fmt: skip
 def test_number_of_parameters(name: str, count: int) -> None:
     # resnet18: torchvision's 11,181,642 for ten classes, less 64 * 3 * (49 - 9) of the stem.
-    # cnn: 64*(27+1) + 128*(64*9+1) + 256*(128*9+1) + 10*257; mlp: 64*3073 + 64*65 + 10*65.
+    # cnn: 64*(27+1) + 128*(64*9+1) + 256*(128*9+1) + 10*257.
+    # mlp: 64*3073 + 64*65 + 10*65; deep: 2 * 64*65 more.
+    # transformer: rows 64*97, positions 32*64; attention 192*65 + 64*65, 64 <-> 128, three norms of 128; 650.
+    # gru: the same rows and positions, 3*64 * (64 + 64 + 2); 650.
     network = make_network(name, 3, 10, 32, 64)
     assert sum(parameter.numel() for parameter in network.parameters()) == count
 
@@ -92,7 +101,8 @@ def test_convolutions_start_with_variance_two_over_fan_out(name: str) -> None:
 
 
 def test_all_but_the_plain_networks_normalise() -> None:
-    assert {name for name in NETWORKS if not normalises(make_network(name, 3, 10, 32, 8))} == {"cnn", "mlp"}
+    plain = {name for name in NETWORKS if not normalises(make_network(name, 3, 10, 32, 8))}
+    assert plain == {"cnn", "mlp", "mlp_tanh", "mlp_deep", "gru"}
 
 
 @pytest.mark.parametrize(
@@ -116,7 +126,7 @@ def test_dropout_acts_in_training_alone_and_before_the_last_layer(name: str) -> 
     network = make_network(name, 3, 10, 8, 64, dropout=0.5)
     inputs: list[torch.Tensor] = []
     last = [module for module in network.modules() if isinstance(module, nn.Linear)][-1]
-    dropout = next(module for module in network.modules() if isinstance(module, nn.Dropout))
+    dropout = [module for module in network.modules() if isinstance(module, nn.Dropout)][-1]
     last.register_forward_pre_hook(lambda _m, args: inputs.append(args[0]))
     dropout.register_forward_hook(lambda _m, args, out: inputs.append(out))
     images = torch.randn(16, 3, 8, 8)
@@ -151,3 +161,24 @@ def test_the_smallest_width_trains_in_channels_last() -> None:
     network(images).square().mean().backward()
     gradients = [parameter.grad for parameter in network.parameters()]
     assert all(gradient is not None and bool(gradient.isfinite().all()) for gradient in gradients)
+
+
+def test_a_network_over_rows_tells_their_order_and_reads_every_channel() -> None:
+    for name in ("transformer", "gru"):
+        torch.manual_seed(0)
+        network = make_network(name, 3, 10, 8, 16)
+        images = torch.randn(2, 3, 8, 8)
+        logits = network(images)
+        assert not torch.allclose(logits, network(images.flip(2)), atol=1e-4), name
+        for channel in range(3):
+            changed = images.clone()
+            changed[:, channel] += 1.0
+            assert not torch.allclose(logits, network(changed), atol=1e-4), name
+
+
+def test_only_mlp_tanh_has_no_kinks() -> None:
+    kinds = {
+        name: {type(module) for module in make_network(name, 1, 10, 8, 8).modules()} & {nn.ReLU, nn.Tanh}
+        for name in ("mlp", "mlp_deep", "mlp_tanh")
+    }
+    assert kinds == {"mlp": {nn.ReLU}, "mlp_deep": {nn.ReLU}, "mlp_tanh": {nn.Tanh}}

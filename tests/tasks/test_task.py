@@ -91,6 +91,7 @@ def test_labels_still_belong_to_their_images() -> None:
         ({"num_test": 501}, r"num_test=501, but its test part has 500"),
         ({"image_size": 5}, r"image_size=5 does not divide its 16 pixels; use one of 4, 8, 16"),
         ({"image_size": 32}, r"image_size=32 does not divide its 16 pixels"),
+        ({"classes": (0, 4)}, r"classes=\[0, 4\], but it has classes 0 to 3"),
     ],
 )
 def test_impossible_splits_and_sizes_are_refused(settings: dict[str, Any], message: str) -> None:
@@ -150,6 +151,32 @@ def test_label_noise_moves_the_right_number_of_labels_to_other_classes(noise: fl
     assert torch.equal(noisy.splits["train"].images_BCHW, clean.splits["train"].images_BCHW)
     for name in ("inner_valid", "outer_valid", "test"):
         assert torch.equal(noisy.splits[name].labels_B, clean.splits[name].labels_B)
+
+
+def test_a_subset_of_the_classes_holds_their_images_relabelled() -> None:
+    settings = {"num_train": 400, "num_inner_valid": 50, "num_outer_valid": 100}
+    every, two = _task(), _task(classes=(3, 1), **settings)
+    assert two.num_classes == 2 and every.num_classes == 4
+    known = {
+        image.numpy().tobytes(): int(label)
+        for part in every.splits.values()
+        for image, label in zip(part.images_BCHW, part.labels_B, strict=True)
+    }
+    for name, part in two.splits.items():
+        assert len(part.labels_B) == settings.get(f"num_{name}", len(part.labels_B))
+        for image, label in zip(part.images_BCHW, part.labels_B, strict=True):
+            assert known[image.numpy().tobytes()] == (3, 1)[int(label)]
+    test_labels = every.splits["test"].labels_B
+    assert len(two.splits["test"].labels_B) == int(((test_labels == 1) | (test_labels == 3)).sum())
+    assert two.make_model(0)(two.eval_batch("test", 0, 5)[0]).shape == (5, 2)
+    assert _task(classes=(1, 3), **settings).digest != two.digest
+    assert set(_task(classes=(3, 1), label_noise=0.5, **settings).splits["train"].labels_B.tolist()) == {0, 1}
+
+
+@pytest.mark.parametrize("classes", [(1,), (1, 1), (-1, 2)])
+def test_subsets_that_are_none_are_refused(classes: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="classes"):
+        TaskConfig(dataset="synthetic", classes=classes)
 
 
 def test_label_noise_follows_the_split_seed() -> None:
