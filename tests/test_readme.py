@@ -180,6 +180,7 @@ def test_a_shipped_meta_dataset_is_that_of_its_recipe(name: str) -> None:
 def shipped_tables() -> list[Rows]:
     """The four tables of the README's section on the shipped controllers, without their headers."""
     (section,) = re.findall(r"<!-- shipped:begin -->(.*?)<!-- shipped:end -->", README, re.DOTALL)
+    section = re.sub(r"<!-- parts:begin -->.*?<!-- parts:end -->", "", section, flags=re.DOTALL)
     return [
         [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()[2:]]
         for table in re.findall(r"(?:^\|.*\n)+", section, re.MULTILINE)
@@ -311,6 +312,36 @@ def test_what_the_parts_of_the_law_are_worth_is_that_of_the_committed_study() ->
         losses = losses_of(arm)
         assert f"{words} {min(losses):.1f} to {max(losses):.1f}" in README, arm
     assert losses_of("envelope off") == [0.0] * 4
+
+
+ABLATION_ARMS = {
+    "LSTM instead of MLP": "full, LSTM",
+    "label: the best next epoch instead of the end of the budget": "label: greedy (one epoch)",
+    "candidates relative to the LR of now (recursive)": "output: recursive",
+    "candidates relative to the usual LR (absolute)": "output: absolute",
+    "nothing but the time is seen (state-blind)": "state: time alone",
+    "no losses, weights or gradients are seen": "state: time, task and probe",
+    "no probe": "probe off",
+    "predictions not counted": "trust 0 (the probe alone)",
+    "untrained": "untrained",
+    "`meta_loss_weight` 0 instead of 0.1": "meta_loss_weight 0",
+    "one network instead of four": "one network instead of an ensemble",
+    "10 source tasks": "10 source tasks",
+    "40 source tasks": "40 source tasks",
+    "neither DAgger round": "first two, no DAgger round",
+    "on-line adaptation by the auxiliary head": "on-line adaptation 1",
+}
+
+
+def test_what_the_parts_of_meta_training_are_worth_is_that_of_the_committed_study() -> None:
+    summary = json.loads((ROOT / "experiments" / "results" / "meta-ablations" / "summary.json").read_text())
+    assert not summary["commit"].endswith("-dirty")
+    card = json.loads((ROOT / "metalr" / "learning" / "pretrained" / "mlp.json").read_text())
+    assert summary["num_forks"] == card["held_out"]["num_forks"]
+    rows = {row["arm"]: row for row in summary["arms"]}
+    for label, arm in ABLATION_ARMS.items():
+        low, high = rows[arm]["ci95"]
+        assert f"| {label} | {rows[arm]['difference_nats']:.3f} [{low:.3f}, {high:.3f}] |" in README, label
 
 
 def test_what_nobody_tuned_is_that_of_the_committed_results() -> None:
