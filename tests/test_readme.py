@@ -167,7 +167,9 @@ def test_the_finder_costs_what_its_study_measured() -> None:
         assert values == [f"{value:.1f}" for value in expected], name
 
 
-@pytest.mark.parametrize("name", ["cifar10-small", "normalised-small", "visited-small", "long-budgets"])
+@pytest.mark.parametrize(
+    "name", ["cifar10-small", "normalised-small", "visited-small", "long-budgets", "small-loops"]
+)
 def test_a_shipped_meta_dataset_is_that_of_its_recipe(name: str) -> None:
     config = load_config(str(ROOT / "experiments" / f"{name}.yaml"))
     card = json.loads((ROOT / "meta_data" / name / "card.json").read_text())
