@@ -220,6 +220,10 @@ def test_the_shipped_controllers_accuracies_are_those_of_their_comparison() -> N
         estimate = found["test_accuracy_pct"]
         assert accuracy == f"{estimate['mean']:.1f} ± {estimate['sd']:.1f}", name
         assert estimate["n"] == 6
+    hand = {name: m for name, m in group["methods"].items() if name != "schedule-free-adamw"}
+    assert len(hand) == 9 and group["best"] == "wsd"
+    behind = [-hand[name]["against_reference"]["difference_pp"]["mean"] for name in ("rex", "one_cycle")]
+    assert f"REX and one-cycle, are {behind[0]:.1f} and {behind[1]:.1f} points below it" in README
 
 
 def test_the_other_tasks_are_those_of_their_comparisons() -> None:
