@@ -27,6 +27,12 @@ def records(tmp_path: Path) -> Iterator[list[RunRecord]]:
         yield [train_run(job_of(tiny_spec(seed=seed), tmp_path / "runs"), task) for seed in (0, 1)]
 
 
+@pytest.fixture(autouse=True)
+def _away_from_what_was_made_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A push also sends what `make compare` left of the recipe in the working directory."""
+    monkeypatch.chdir(tmp_path)
+
+
 def config_of(tmp_path: Path, trainings: bool | str) -> ExperimentConfig:
     wandb = {"mode": "offline", "trainings": trainings}
     return ExperimentConfig.model_validate({"store": str(tmp_path / "runs"), "wandb": wandb})
