@@ -18,8 +18,8 @@ NUM_WATCHED = 16
 """Optimizer steps that are watched, from the start and again after every new beginning."""
 TOO_FAST = 0.5
 """After n steps weights that are farther than this many times their norm and the root of n from where they
-started have flown off. Of 20 small trainings the best LR of a grid took them there in two (AdamW), which lose
-nothing by it. Limits that do not grow with n save fewer; see `experiments/results/NOTES.md`."""
+started have flown off. Of 20 small trainings the best LR of a grid took them there in two (AdamW): one gained
+by beginning again, one lost. Limits that do not grow with n save less; see `experiments/results/NOTES.md`."""
 BACKOFF = 0.25
 """Factor on the LR at every new beginning."""
 
