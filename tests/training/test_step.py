@@ -418,8 +418,18 @@ def exact() -> Iterator[None]:
 @pytest.mark.gpu
 @pytest.mark.usefixtures("exact")
 @pytest.mark.filterwarnings("default")  # of torch's compiler there are many, other ones in each version
-@pytest.mark.parametrize("step", ["cuda_graph", "compile"])
-@pytest.mark.parametrize("changes", [{}, {"grad_clip": 0.5}, {"optimizer": "adamw", "lr": 0.001}])
+@pytest.mark.parametrize(
+    ("step", "changes"),
+    [
+        ("cuda_graph", {}),
+        ("cuda_graph", {"grad_clip": 0.5}),
+        ("cuda_graph", {"optimizer": "adamw", "lr": 0.001}),
+        # Compiled kernels round otherwise: at an LR of 0.05 a part in 1e7 is 8 % of the loss after 20 steps.
+        ("compile", {"lr": 0.001}),
+        ("compile", {"grad_clip": 0.5}),
+        ("compile", {"optimizer": "adamw", "lr": 0.001}),
+    ],
+)
 def test_twenty_fast_steps_equal_eager_ones_on_a_gpu(step: str, changes: dict[str, Any]) -> None:
     plain, fast = on_gpu("eager", **changes), on_gpu(step, **changes)
     lrs = []
