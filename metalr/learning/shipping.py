@@ -22,7 +22,7 @@ from metalr.training.artifacts import ArtifactError, write_json
 __all__ = ["architecture", "build_shipped", "gate"]
 
 LIMITS = (
-    "Budgets of 4 to 32 epochs, networks of 8 to 256 units or channels with and without batch or layer norm, "
+    "Budgets of 4 to 64 epochs, networks of 8 to 512 units or channels with and without batch or layer norm, "
     "SGD, AdamW and their Schedule-Free kinds, batches of 8 to 512; anything else is a guess within the "
     "envelope.",
     "Labels come from one continuation per candidate and one seed per state.",
