@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import platform
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from metalr.config import ExperimentConfig
 from metalr.harvest.meta_dataset import load_meta_dataset
 from metalr.harvest.plan import epochs_of
-from metalr.training import RunSpec, RunStore, package_versions
+from metalr.training import RunSpec, RunStore, hardware, package_versions
 from metalr.training.artifacts import read_json
 
 __all__ = ["facts_of", "git_commit", "hardware", "provenance"]
@@ -32,24 +28,18 @@ def git_commit() -> str | None:
     return found.stdout.strip() or None
 
 
-def hardware(device: str) -> str:
-    """The device in words: GPU name, or processor architecture and core count."""
-    if device == "cuda":
-        return torch.cuda.get_device_name() if torch.cuda.is_available() else "a GPU, not of this machine"
-    return f"{platform.machine()} CPU, {os.cpu_count()} cores"
-
-
 def facts_of(config: ExperimentConfig, spec: RunSpec) -> dict[str, Any]:
     """What any result states: commit, versions, device, hardware, and what its data are called.
 
-    metalr, torch and Python are those that the run `spec`, a finished one, was made with, here or elsewhere.
+    metalr, torch, Python and the hardware are those that the run `spec`, a finished one, was made with, here
+    or elsewhere; runs of before hardware was recorded count as of this machine.
     """
-    made_with = RunStore(config.store).load(spec.run_id).result.get("versions", {})
+    result = RunStore(config.store).load(spec.run_id).result
     return {
         "commit": git_commit(),
-        "versions": package_versions() | _versions() | made_with,
+        "versions": package_versions() | _versions() | result.get("versions", {}),
         "device": spec.train.device,
-        "hardware": hardware(spec.train.device),
+        "hardware": result.get("hardware") or hardware(spec.train.device),
         "dataset_label": config.data.label or config.task.dataset,
     }
 

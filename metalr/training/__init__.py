@@ -18,7 +18,7 @@ from metalr.training.loop import (
 )
 from metalr.training.param_groups import apply_freezing, parameter_groups
 from metalr.training.records import ForkPlan, Job, RunRecord, RunSpec, RunStore
-from metalr.training.run import package_versions, train_run
+from metalr.training.run import hardware, package_versions, train_run
 
 __all__ = [
     "ArtifactError",
@@ -32,6 +32,7 @@ __all__ = [
     "apply_freezing",
     "evaluate",
     "evaluate_splits",
+    "hardware",
     "make_optimizer",
     "package_versions",
     "parameter_groups",

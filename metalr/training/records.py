@@ -224,7 +224,7 @@ class RunRecord:
     `result` holds `status` (`done` or `diverged`), `diverged_epoch`, `stopped_epoch` and `best_epoch` (null
     without early stopping), `final` (`split/metric` -> value;
     empty when diverged), `timing` (`train_s`, `eval_s`, `control_s`, `wall_s`), `num_samples`
-    (training images seen), `versions`, `device`.
+    (training images seen), `versions`, `device`, `hardware` (the same in words; not in older records).
     """
 
     run_id: str

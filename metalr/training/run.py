@@ -7,6 +7,7 @@ newer than the checkpoint gone on from are dropped, and `result.json` comes last
 from __future__ import annotations
 
 import math
+import os
 import platform
 import time
 from collections.abc import Callable
@@ -39,7 +40,7 @@ from metalr.training.loop import (
 )
 from metalr.training.records import Job, RunRecord, RunSpec, RunStore
 
-__all__ = ["package_versions", "train_run"]
+__all__ = ["hardware", "package_versions", "train_run"]
 
 
 OnEpoch = Callable[[LiveRun], None]
@@ -201,6 +202,7 @@ def _result(live: LiveRun, diverged_epoch: int | None) -> dict[str, Any]:
         "stopped_epoch": _stopped_epoch(live, diverged_epoch),
         "best_epoch": live.early_stopping.best_epoch or None if live.early_stopping else None,
         "device": str(live.training.device),
+        "hardware": hardware(live.training.device.type),
         "versions": package_versions(),
     }
 
@@ -210,6 +212,13 @@ def _stopped_epoch(live: LiveRun, diverged_epoch: int | None) -> int | None:
     epoch = live.training.epoch
     stopped = live.early_stopping is not None and diverged_epoch is None and epoch < live.spec.train.epochs
     return epoch if stopped else None
+
+
+def hardware(device: str) -> str:
+    """The device in words, `cpu` or `cuda`: the GPU's name, or processor architecture and core count."""
+    if device == "cuda":
+        return torch.cuda.get_device_name() if torch.cuda.is_available() else "a GPU, not of this machine"
+    return f"{platform.machine()} CPU, {os.cpu_count()} cores"
 
 
 def package_versions() -> dict[str, str]:
