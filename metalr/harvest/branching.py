@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Literal
@@ -35,7 +35,7 @@ from metalr.training.artifacts import append_json_line, read_json_lines, write_j
 from metalr.training.loop import branched
 from metalr.training.together import BranchLosses, branches_together, reason_against_together
 
-__all__ = ["fork", "resolved_together", "run_trunk"]
+__all__ = ["branch_losses", "fork", "resolved_together", "run_trunk"]
 
 OnEpochs = Callable[[int], None]
 
@@ -180,6 +180,28 @@ def _branch(
     trunk: Training, snapshot: Snapshot, peak_lr: float, control: ControlConfig, tell: OnEpochs
 ) -> BranchLosses:
     """`outer_valid` loss one epoch on and at the end of the budget; None from a divergence on."""
+    losses = branch_losses(trunk, snapshot, peak_lr, control, {1}, tell)
+    return losses[0], losses[-1]
+
+
+def branch_losses(
+    trunk: Training,
+    snapshot: Snapshot,
+    peak_lr: float,
+    control: ControlConfig,
+    read_after: Container[int],
+    tell: OnEpochs = lambda epochs: None,
+) -> list[float | None]:
+    """The `outer_valid` losses, nats, of one branch to the end of the budget; None from a divergence on.
+
+    Args:
+        trunk: The run at the fork; its weights are left as the branch has made them.
+        snapshot: What the branch starts from.
+        peak_lr: The peak of the branch's anchor.
+        control: Gives the anchor's shape and warm-up.
+        read_after: The numbers of epochs after the fork at which the loss is read, beside the last.
+        tell: Told the number of epochs just trained.
+    """
     optimizer = make_optimizer(trunk.model, trunk.config)
     _restore_under_recipe(snapshot, trunk.model, optimizer)
     schedule = anchored_schedule(
@@ -191,16 +213,18 @@ def _branch(
         anchor_for(optimizer, control),
     )
     branch = branched(trunk, schedule, optimizer)
-    next_loss: float | None = None
-    for first in [True] + [False] * (trunk.config.epochs - trunk.epoch - 1):
+    last = trunk.config.epochs - trunk.epoch
+    read = [epoch for epoch in range(1, last + 1) if epoch in read_after or epoch == last]
+    losses: list[float | None] = []
+    for epoch in range(1, last + 1):
         result = train_epoch(branch, observe=False)
         tell(1)
         if not result.observation.is_finite:
-            tell(trunk.config.epochs - branch.epoch)
-            return next_loss, None
-        if first:
-            next_loss = _outer_loss(branch)
-    return next_loss, _outer_loss(branch)
+            tell(last - epoch)
+            return losses + [None] * (len(read) - len(losses))
+        if epoch in read:
+            losses.append(_outer_loss(branch))
+    return losses
 
 
 def _restore_under_recipe(snapshot: Snapshot, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:

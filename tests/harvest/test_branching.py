@@ -17,9 +17,9 @@ from training.tiny import (
 )
 
 from metalr.config import DepthGroup, TrainConfig
-from metalr.control import anchor_for, anchored_schedule
+from metalr.control import Snapshot, anchor_for, anchored_schedule
 from metalr.harvest import branching
-from metalr.harvest.branching import run_trunk
+from metalr.harvest.branching import branch_losses, run_trunk
 from metalr.training import ForkPlan, Job, LiveRun, RunStore, train_run
 from metalr.training.loop import Training, evaluate_splits, make_optimizer, train_epoch
 
@@ -190,6 +190,27 @@ def test_a_candidate_that_diverges_is_recorded_as_such(tmp_path: Path) -> None:
     fine, diverged = run_trunk(job_of(trunk_spec(forks=plan), tmp_path), tiny_task()).forks
     assert fine["final_loss"] is not None
     assert diverged["final_loss"] is None
+
+
+def test_a_branch_is_read_after_any_epoch(tmp_path: Path) -> None:
+    spec = trunk_spec()
+    record = run_trunk(job_of(spec, tmp_path / "forked"), tiny_task())
+    reference = record.rows[0]["probe"]["reference_lr"]
+    peaks = [factor * reference for factor in (0.25, 1.0, 4.0, 1e6)]
+    found: list[list[float | None]] = []
+
+    def fork(live: LiveRun) -> None:
+        if live.training.epoch == 0:
+            taken = Snapshot.take(live.training.model, live.training.optimizer)
+            found.extend(branch_losses(live.training, taken, peak, CONTROL, {1, 2, 3}) for peak in peaks)
+            taken.restore(live.training.model, live.training.optimizer)
+
+    train_run(job_of(spec, tmp_path / "read"), tiny_task(), None, fork)
+    assert [(losses[0], losses[3]) for losses in found[:3]] == [
+        (row["next_loss"], row["final_loss"]) for row in record.forks[:3]
+    ]
+    assert all(len(losses) == 4 for losses in found)
+    assert found[3][-1] is None
 
 
 def test_labels_come_from_outer_valid_and_test_is_never_read(
