@@ -126,9 +126,9 @@ def report_of(summary: dict[str, Any]) -> str:
     lines = [
         "# How far a label must look ahead",
         "",
-        f"{summary['num_runs']} runs of {len(TASKS)} tasks, {EPOCHS} epochs, forked before training and after "
-        f"5 and 10 epochs, {len(FACTORS)} candidates each, read on `outer_valid`. The LR with the lowest loss "
-        "after so many epochs, followed to the end of the budget: final regret, nats, and its log over the "
+        f"{summary['num_runs']} runs of {len(TASKS)} tasks, {EPOCHS} epochs, forked before training and "
+        f"after 5 and 10 epochs, {len(FACTORS)} candidates each, read on `outer_valid`. The LR with the least "
+        "loss after so many epochs, followed to the end of the budget: final regret, nats, and its log over the "
         "best LR; mean over runs with the 95 % bootstrap interval over runs. The label of the end has none "
         f"of either, by definition. {summary['hardware']}; commit {summary['commit']}.",
         "",
