@@ -127,10 +127,10 @@ def report_of(summary: dict[str, Any]) -> str:
         "# How far a label must look ahead",
         "",
         f"{summary['num_runs']} runs of {len(TASKS)} tasks, {EPOCHS} epochs, forked before training and "
-        f"after 5 and 10 epochs, {len(FACTORS)} candidates each, read on `outer_valid`. The LR with the least "
-        "loss after so many epochs, followed to the end of the budget: final regret, nats, and its log over the "
-        "best LR; mean over runs with the 95 % bootstrap interval over runs. The label of the end has none "
-        f"of either, by definition. {summary['hardware']}; commit {summary['commit']}.",
+        f"after 5 and 10 epochs, {len(FACTORS)} candidates each, read on `outer_valid`. The LR with the "
+        "lowest loss after so many epochs, followed to the end of the budget: final regret, nats, and its "
+        "log over the best LR; mean over runs with the 95 % bootstrap interval over runs. The label of the "
+        f"end has none of either, by definition. {summary['hardware']}; commit {summary['commit']}.",
         "",
         "| best LR after | forks | final regret (nats) | 95 % | log LR over the best | 95 % |",
         "|---|---|---|---|---|---|",
