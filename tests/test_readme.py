@@ -335,7 +335,10 @@ ABLATION_ARMS = {
     "one network instead of four": "one network instead of an ensemble",
     "10 source tasks": "10 source tasks",
     "40 source tasks": "40 source tasks",
-    "neither DAgger round": "first two, no DAgger round",
+    "80 source tasks": "80 source tasks",
+    "no DAgger round": "first two, no DAgger round",
+    "one DAgger round of three": "first three, one DAgger round",
+    "two DAgger rounds of three": "first four, two DAgger rounds",
     "on-line adaptation by the auxiliary head": "on-line adaptation 1",
 }
 

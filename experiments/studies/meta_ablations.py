@@ -108,9 +108,12 @@ ARMS = (
     Arm("10 source tasks", max_tasks=10),
     Arm("20 source tasks", max_tasks=20),
     Arm("40 source tasks", max_tasks=40),
+    Arm("80 source tasks", max_tasks=80),
     Arm("first meta-dataset alone", num_parts=1),
     Arm("first two, no DAgger round", num_parts=2),
     Arm("no DAgger round, LSTM", learner="lstm", num_parts=2),
+    Arm("first three, one DAgger round", num_parts=3),
+    Arm("first four, two DAgger rounds", num_parts=4),
     Arm("on-line adaptation 1", distrust=1.0),
     Arm("on-line adaptation 3", distrust=3.0),
 )
