@@ -129,9 +129,7 @@ def regrets_of(
     """The regret (E,) of each fork's decision by an ensemble that saw no fork of its task, nats."""
     sources = examples
     if arm.num_parts is not None:
-        sources = make_examples(join_meta_datasets(parts[: arm.num_parts]))
-        if not np.allclose(sources.log_offsets_K, examples.log_offsets_K):
-            raise ValueError(f"arm {arm.name!r}: its meta-datasets have other candidates than all together")
+        sources = of_first(arm.num_parts, parts, examples)
     settings = config.model_copy(update={"unprobed": arm.view is None} | arm.changes)
     view = arm.view or (lambda examples: examples)
     fold_E = fold_of_groups(examples.groups_E, config.num_folds, config.seed)
@@ -148,6 +146,22 @@ def regrets_of(
         decided = _Adapting(controller, prior_K, arm.distrust) if arm.distrust else controller
         regret_E[fold_E == fold] = regret_at(outside, decided_log_peaks(decided, view(outside)))
     return regret_E
+
+
+def of_first(num_parts: int, parts: Sequence[MetaDataset], examples: Examples) -> Examples:
+    """The examples, all read at the candidates they have in common, of the first meta-datasets alone."""
+    known = set(map(_identity, *_trace_of(make_examples(join_meta_datasets(parts[:num_parts])))))
+    return examples.subset(np.array([found in known for found in map(_identity, *_trace_of(examples))]))
+
+
+def _trace_of(examples: Examples) -> tuple[np.ndarray, np.ndarray]:
+    return examples.traces_ETF, examples.positions_E
+
+
+def _identity(trace_TF: np.ndarray, position: int) -> tuple[bytes, int]:
+    """Tells a fork from all others: its run's trace, without what pads it to the longest, and its epoch."""
+    is_there_T = ~np.isnan(trace_TF).all(axis=1)
+    return np.nan_to_num(trace_TF[is_there_T], nan=-1e9).tobytes(), int(position)
 
 
 class _Adapting:
