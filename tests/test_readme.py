@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import re
 from pathlib import Path
 
@@ -352,6 +353,19 @@ def test_what_the_parts_of_meta_training_are_worth_is_that_of_the_committed_stud
     for label, arm in ABLATION_ARMS.items():
         low, high = rows[arm]["ci95"]
         assert f"| {label} | {rows[arm]['difference_nats']:.3f} [{low:.3f}, {high:.3f}] |" in README, label
+
+
+def test_how_far_a_label_must_look_ahead_is_that_of_the_committed_study() -> None:
+    summary = json.loads((ROOT / "experiments" / "results" / "label-horizon" / "summary.json").read_text())
+    assert not summary["commit"].endswith("-dirty")
+    rows = summary["rows"]
+    assert [row["horizon"] for row in rows] == [1, 2, 5, 10]
+    for values in (
+        [f"{row['regret_nats']['mean']:.3f}" for row in rows],
+        [f"{math.exp(row['log_lr_over_best']['mean']):.2f}" for row in rows],
+    ):
+        assert f"{', '.join(values[:-1])} and {values[-1]}" in README
+    assert f"eight small tasks of 20 epochs ({rows[0]['num_forks']} forks)" in README
 
 
 def test_what_nobody_tuned_is_that_of_the_committed_results() -> None:
