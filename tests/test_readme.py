@@ -362,6 +362,19 @@ def test_what_the_parts_of_meta_training_are_worth_is_that_of_the_committed_stud
         assert f"| {label} | {rows[arm]['difference_nats']:.3f} [{low:.3f}, {high:.3f}] |" in README, label
 
 
+def test_the_mean_over_three_budgets_is_that_of_the_committed_results() -> None:
+    means = []
+    for learner in ("mlp", "lstm"):
+        regrets = []
+        for recipe in ("control-small", "control-16", "control-32"):
+            path = ROOT / "experiments" / "results" / recipe / "summary.json"
+            (cell,) = json.loads(path.read_text())["cells"]
+            regrets.append(cell["methods"][f"metalr-{learner}"]["regret_pp"]["mean"])
+        means.append(sum(regrets) / 3)
+    assert f"in the mean {-means[0]:.1f} above it [" in README
+    assert re.search(rf"in the mean\s+{means[1]:.1f} below \[", README)
+
+
 def test_how_far_a_label_must_look_ahead_is_that_of_the_committed_study() -> None:
     summary = json.loads((ROOT / "experiments" / "results" / "label-horizon" / "summary.json").read_text())
     assert not summary["commit"].endswith("-dirty")

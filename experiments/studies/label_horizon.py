@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from metalr.harvest.branching import branch_losses
 from metalr.provenance import git_commit, hardware
 from metalr.tasks import make_task
 from metalr.training import ForkPlan, Job, LiveRun, RunSpec, package_versions, train_run
+from metalr.training.artifacts import write_json
 
 FOLDER = Path(__file__).parents[1] / "results" / "label-horizon"
 EPOCHS = 20
@@ -54,36 +56,41 @@ Fork = dict[str, Any]
 """`task`, `seed`, `epoch`, and `losses`: of each candidate by horizon, the end last; None: diverged."""
 
 
-def forks_of(task_name: str, seed: int, data: DataConfig, store: Path) -> list[Fork]:
-    """Train one run, and all branches of its forks."""
+def spec_of(task_name: str, seed: int, data: DataConfig) -> RunSpec:
+    """The run that is forked."""
     settings, changes = TASKS[task_name]
     config = TaskConfig(**settings)
-    task = make_task(config, data, torch.device("cpu"))
-    control = ControlConfig(probe=ProbeConfig(paid="every_epoch"))
-    spec = RunSpec(
+    return RunSpec(
         task=config,
-        train=TrainConfig(**{"epochs": EPOCHS, "batch_size": 64, "lr": 0.1, "device": "cpu"} | changes),
+        train=TrainConfig.model_validate(
+            {"epochs": EPOCHS, "batch_size": 64, "lr": 0.1, "device": "cpu"} | changes
+        ),
         method="wsd",
-        control=control,
+        control=ControlConfig(probe=ProbeConfig(paid="every_epoch")),
         forks=ForkPlan(epochs=FORKS, peak_factors=FACTORS),
         seed=seed,
-        data_digest=task.digest,
+        data_digest=make_task(config, data, torch.device("cpu")).digest,
     )
+
+
+def forks_of(task_name: str, spec: RunSpec, data: DataConfig) -> list[Fork]:
+    """Train one run, and all branches of its forks; begun anew where it was killed."""
+    task = make_task(spec.task, data, torch.device("cpu"))
     found: list[Fork] = []
 
     def fork(live: LiveRun) -> None:
         training = live.training
         if training.epoch not in FORKS:
             return
-        assert live.probe is not None
+        assert live.probe is not None and spec.control is not None
         snapshot = Snapshot.take(training.model, training.optimizer)
         peaks = [factor * live.probe.reference_lr for factor in FACTORS]
-        losses = [branch_losses(training, snapshot, peak, control, HORIZONS) for peak in peaks]
+        losses = [branch_losses(training, snapshot, peak, spec.control, HORIZONS) for peak in peaks]
         snapshot.restore(training.model, training.optimizer)
-        found.append({"task": task_name, "seed": seed, "epoch": training.epoch, "losses": losses})
+        found.append({"task": task_name, "seed": spec.seed, "epoch": training.epoch, "losses": losses})
 
-    # Without checkpoints: a run that is killed begins anew, since its forks are kept when it ends.
-    train_run(Job(spec=spec, store=str(store), checkpoint_interval_s=1e9), task, None, fork)
+    with TemporaryDirectory() as store:
+        train_run(Job(spec=spec, store=store), task, None, fork)
     return found
 
 
@@ -114,7 +121,7 @@ def summary_of(forks: list[Fork]) -> dict[str, Any]:
             if horizon in (found := regrets_of(fork)):
                 by_run.setdefault((fork["task"], fork["seed"]), []).append(found[horizon])
         means = np.array([np.mean(values, axis=0) for values in by_run.values()])
-        row = {"horizon": int(horizon), "num_forks": sum(map(len, by_run.values()))}
+        row: dict[str, Any] = {"horizon": int(horizon), "num_forks": sum(map(len, by_run.values()))}
         for column, name in enumerate(("regret_nats", "log_lr_over_best")):
             row[name] = estimate_mean(means[:, column].tolist()).as_json()
         rows.append(row)
@@ -153,13 +160,15 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/label-horizon"), help="where forks are kept")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    data = DataConfig(dir=arguments.data)
+    arguments.runs.mkdir(parents=True, exist_ok=True)
     forks: list[Fork] = []
     for seed in SEEDS:
         for name in TASKS:
-            path = arguments.runs / f"{list(TASKS).index(name)}-{seed}.json"
+            spec = spec_of(name, seed, data)
+            path = arguments.runs / f"{spec.run_id}.json"
             if not path.is_file():
-                found = forks_of(name, seed, DataConfig(dir=arguments.data), arguments.runs / "store")
-                path.write_text(json.dumps(found))
+                write_json(path, forks_of(name, spec, data))
             forks += json.loads(path.read_text())
     facts = {"commit": git_commit(), "versions": package_versions(), "hardware": hardware("cpu")}
     summary = summary_of(forks) | facts | {"seeds": SEEDS, "factors": FACTORS, "forks": forks}
