@@ -170,13 +170,24 @@ def test_an_epoch_that_learned_nothing_is_rolled_back_and_the_lr_quartered_three
     for _ in range(4):
         model.weight.data.fill_(0.0)  # dead
         optimizer.step()
-        scheduler.step({"train/loss": 2.0})
+        scheduler.step({"train/loss": 2.0, "train_loss_sd": 0.2})
         peaks.append(scheduler.last_decision.peak_lr)
         assert model.weight.item() == (1.0 if len(peaks) <= 3 else 0.0)
     # where smaller LRs teach it nothing either, it was not the LR
     assert peaks == pytest.approx([start / 4, start / 16, start / 64, start])
     assert scheduler.num_rollbacks == 3
     assert "nothing was learned" not in scheduler.explain()
+
+
+def test_an_epoch_on_a_plateau_is_kept() -> None:
+    """The loss of the CNN on digits that lost an epoch and three quarters of its LR for being slow."""
+    _, optimizer = one_weight(0.1)
+    probe = ProbeCurve((0.0001, 0.8), (1.0, 1.0), initial_loss=2.3, exploded=False, num_steps=2)
+    scheduler = MetaLR(optimizer, RuleController(lambda t, _: 2), total_epochs=8, probe=probe, steps_per_epoch=1)
+    optimizer.step()
+    scheduler.step({"train/loss": 2.3027, "train_loss_sd": 0.022, "val_loss": 2.3025})
+    assert scheduler.num_rollbacks == 0
+    assert scheduler.last_decision.peak_lr == pytest.approx(probe.reference_lr)
 
 
 def test_a_loss_that_stays_high_is_the_new_level_after_three_backoffs() -> None:
