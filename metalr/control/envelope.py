@@ -12,8 +12,8 @@ from metalr.control.probe import ProbeCurve
 __all__ = ["bounded_peak", "has_exploded", "has_stalled"]
 
 KILLED_SPREAD = 0.05
-"""Standard deviation of an epoch's batch losses, over the loss before training: at least 0.06 where an LR killed
-a network, 0.004 to 0.04 where one had not begun to learn (77 recorded epochs)."""
+"""Standard deviation of an epoch's batch losses, over the loss before training: at least 0.06 where an LR
+killed a network, 0.004 to 0.04 where one had not begun to learn (77 recorded epochs)."""
 KILLED_EDGE = 1 / 16
 """Killing LRs were at least 0.08 of the probe's edge."""
 
@@ -86,11 +86,11 @@ def has_stalled(
 
     The training loss over its last quarter, or its mean where that is all there is, and the validation loss
     where there is one, are above `config.stall_factor` times the loss before training, which only a probe
-    tells. A loss that is merely still there is that of a network that has not begun to learn: the LR must have
-    been above the one at which the probe's loss was lowest, and the standard deviation of the batches' losses
-    above `KILLED_SPREAD`; where that is not known, the LR above `KILLED_EDGE` of the edge. Of 1,406 recorded
-    trainings with a probe, 18 of the 19 it is meant for had such an epoch (with the LR alone 19), and 8 of the
-    rest (with the LR alone 33).
+    tells. A loss that is merely still there is that of a network that has not begun to learn: the LR must
+    have been above the one at which the probe's loss was lowest, and the standard deviation of the batches'
+    losses above `KILLED_SPREAD`; where that is not known, the LR above `KILLED_EDGE` of the edge. Of 1,406
+    recorded trainings with a probe, 18 of the 19 it is meant for had such an epoch (with the LR alone 19),
+    and 8 of the rest (with the LR alone 33).
     """
     start = trace[0].train_loss if trace and trace[0].epoch == 0 else None
     present = now.train_loss_last if now.train_loss_last is not None else now.train_loss

@@ -104,10 +104,10 @@ PROBE = ProbeCurve((0.01, 0.1, 1.0), (1.5, 1.9, 3.0), initial_loss=2.0, exploded
         (None, {"train_loss": 9.0}, 0.99, 0.5, False),
         (2.0, {"train_loss": 9.0}, None, 0.5, False),
         (2.0, {"train_loss": 9.0}, 0.99, None, False),
-        (2.0, {"train_loss": 2.0, "train_loss_sd": 0.05}, 0.99, 0.5, False),  # flat: it has not begun to learn
+        (2.0, {"train_loss": 2.0, "train_loss_sd": 0.05}, 0.99, 0.5, False),  # flat: not begun to learn
         (2.0, {"train_loss": 2.0, "train_loss_sd": 0.2}, 0.99, 0.5, True),  # thrown about: killed
         (2.0, {"train_loss": 2.0}, 0.99, 0.2, True),
-        (2.0, {"train_loss": 2.0}, 0.99, 0.05, False),  # as far below the edge nothing is thrown about
+        (2.0, {"train_loss": 2.0}, 0.99, 0.05, False),  # far below the edge
     ],
 )
 def test_what_counts_as_an_epoch_that_learned_nothing(

@@ -183,7 +183,9 @@ def test_an_epoch_on_a_plateau_is_kept() -> None:
     """The loss of the CNN on digits that lost an epoch and three quarters of its LR for being slow."""
     _, optimizer = one_weight(0.1)
     probe = ProbeCurve((0.0001, 0.8), (1.0, 1.0), initial_loss=2.3, exploded=False, num_steps=2)
-    scheduler = MetaLR(optimizer, RuleController(lambda t, _: 2), total_epochs=8, probe=probe, steps_per_epoch=1)
+    scheduler = MetaLR(
+        optimizer, RuleController(lambda t, _: 2), total_epochs=8, probe=probe, steps_per_epoch=1
+    )
     optimizer.step()
     scheduler.step({"train/loss": 2.3027, "train_loss_sd": 0.022, "val_loss": 2.3025})
     assert scheduler.num_rollbacks == 0
