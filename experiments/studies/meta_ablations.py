@@ -24,17 +24,11 @@ from metalr.config import MetaTrainConfig, load_config
 from metalr.control import FEATURE_GROUPS, Prediction
 from metalr.harvest.meta_dataset import MetaDataset, join_meta_datasets, load_meta_dataset
 from metalr.learning.controller import LearnedController
-from metalr.learning.examples import (
-    Examples,
-    fold_of_groups,
-    log_usual_lrs,
-    make_examples,
-    regret_at,
-    rereferenced,
-    unprobed,
-)
+from metalr.learning.examples import Examples, make_examples, regret_at
 from metalr.learning.fitting import controller_of, decided_log_peaks, regrets_by_rule, train_ensemble
 from metalr.learning.learners import Learner
+from metalr.learning.task_groups import fold_of_groups
+from metalr.learning.views import log_usual_lrs, rereferenced, unprobed
 from metalr.provenance import git_commit
 from metalr.training import package_versions
 
@@ -150,18 +144,8 @@ def regrets_of(
 
 def of_first(num_parts: int, parts: Sequence[MetaDataset], examples: Examples) -> Examples:
     """The examples, all read at the candidates they have in common, of the first meta-datasets alone."""
-    known = set(map(_identity, *_trace_of(make_examples(join_meta_datasets(parts[:num_parts])))))
-    return examples.subset(np.array([found in known for found in map(_identity, *_trace_of(examples))]))
-
-
-def _trace_of(examples: Examples) -> tuple[np.ndarray, np.ndarray]:
-    return examples.traces_ETF, examples.positions_E
-
-
-def _identity(trace_TF: np.ndarray, position: int) -> tuple[bytes, int]:
-    """Tells a fork from all others: its run's trace, without what pads it to the longest, and its epoch."""
-    is_there_T = ~np.isnan(trace_TF).all(axis=1)
-    return np.nan_to_num(trace_TF[is_there_T], nan=-1e9).tobytes(), int(position)
+    run_ids = set().union(*(part.forks["run_id"] for part in parts[:num_parts]))
+    return examples.subset(np.isin(examples.run_ids_E, list(run_ids)))
 
 
 class _Adapting:

@@ -1,5 +1,6 @@
 """From the meta-dataset to a controller: examples, learners, fitting, and the files that ship.
 
-Reading order: `examples` (what is learned from), `learners` (the networks), `fitting` (training and
-held-out figures), `controller` (saved, loaded, asked).
+Reading order: `examples` (what is learned from), `task_groups` (what is held out together), `views` (the same
+without a probe), `learners` (the networks), `fitting` (training and held-out figures), `controller` (saved,
+loaded, asked).
 """

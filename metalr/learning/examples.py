@@ -11,31 +11,17 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from metalr.control import FEATURE_GROUPS, FEATURE_NAMES, usual_lr
+from metalr.control import FEATURE_NAMES
 from metalr.harvest.meta_dataset import MetaDataset
+from metalr.learning.task_groups import group_of_runs
 from metalr.training.artifacts import ArtifactError
 
-__all__ = [
-    "Examples",
-    "fold_of_groups",
-    "joined",
-    "log_usual_lrs",
-    "make_examples",
-    "regret_at",
-    "rereferenced",
-    "seen_range",
-    "unprobed",
-]
+__all__ = ["REGRET_FLOOR", "Examples", "joined", "make_examples", "read_at", "regret_at"]
 
 REGRET_FLOOR = 0.01
 """Regrets are learned as log(regret + this), nats: differences below it are noise of the labels."""
 ROUNDING = 1e-9
 """How far sums of logs may be off in their last bits."""
-TASK_COLUMNS = (
-    "dataset", "network", "width", "image_size", "label_noise", "optimizer", "batch_size", "momentum",
-    "nesterov", "weight_decay", "label_smoothing",
-)  # fmt: skip
-"""What makes a task: runs that differ only in budget, seed, schedule or LR are of one task group."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +30,8 @@ class Examples:
 
     traces_ETF: np.ndarray
     """The whole trace of the fork's run, NaN where missing and behind its end."""
+    run_ids_E: np.ndarray
+    """The run that was forked; with the position the fork's name in the meta-dataset."""
     positions_E: np.ndarray
     """The observation after which the fork was made: features up to here may be used."""
     groups_E: np.ndarray
@@ -106,7 +94,7 @@ def make_examples(dataset: MetaDataset) -> Examples:
         for run, rows in dataset.transitions.groupby("run_id")
     }
     longest = max(len(trace) for trace in traces.values())
-    group_of = _groups(dataset.transitions)
+    group_of = group_of_runs(dataset.transitions)
     forks = [rows for _, rows in dataset.forks.sort_values("candidate").groupby(["run_id", "epoch"])]
     # where every candidate diverged there is nothing to choose between
     forks = [rows for rows in forks if rows["final_loss"].notna().any()]
@@ -124,10 +112,11 @@ def make_examples(dataset: MetaDataset) -> Examples:
         )
         most_E = np.maximum(log_classes_E - np.where(np.isfinite(lowest_E), lowest_E, 0.0), 0.1)
         capped_EK = np.minimum(_values(forks, column), most_E[:, None])
-        return _read_at(log_offsets_K, offsets_EK, capped_EK)
+        return read_at(log_offsets_K, offsets_EK, capped_EK)
 
     examples = Examples(
         traces_ETF=traces_ETF,
+        run_ids_E=np.array([str(rows["run_id"].iloc[0]) for rows in forks]),
         positions_E=_values(forks, "epoch")[:, 0].astype(int),
         groups_E=np.array([group_of[str(rows["run_id"].iloc[0])] for rows in forks]),
         log_offsets_K=log_offsets_K,
@@ -149,7 +138,7 @@ def _most_frequent(offsets_EK: np.ndarray) -> np.ndarray:
     return np.array(chosen_K[~np.isnan(chosen_K)])
 
 
-def _read_at(log_offsets_K: np.ndarray, own_EK: np.ndarray, curves_EK: np.ndarray) -> np.ndarray:
+def read_at(log_offsets_K: np.ndarray, own_EK: np.ndarray, curves_EK: np.ndarray) -> np.ndarray:
     """Each curve, known at its own offsets, at the common ones: linear in log LR, NaN outside.
 
     A row ends where its offsets are NaN.
@@ -166,85 +155,6 @@ def _read_at(log_offsets_K: np.ndarray, own_EK: np.ndarray, curves_EK: np.ndarra
     return np.where((log_offsets_K >= low_E1) & (log_offsets_K <= high_E1), read_EK, np.nan)
 
 
-def _groups(transitions: pd.DataFrame) -> dict[str, str]:
-    """The task group of every run, as the settings that make it; the run group where all are of one task."""
-    runs = transitions.drop_duplicates("run_id").set_index("run_id")
-    tasks = {
-        str(run): ", ".join(f"{name}={row[name]}" for name in TASK_COLUMNS if name in runs.columns)
-        for run, row in runs.iterrows()
-    }
-    if len(set(tasks.values())) > 1:
-        return tasks
-    return {str(run): str(group) for run, group in runs["group"].items()}
-
-
-def unprobed(examples: Examples, *, knows_model: bool = False) -> Examples:
-    """The same examples as a training without a probe would have shown them.
-
-    The reference LR is the usual one, and the features of the probe are missing; those of the model too,
-    unless it is there.
-    """
-    seen = examples if knows_model else _without(examples, "model")
-    return _without(rereferenced(seen, log_usual_lrs(seen)), "probe")
-
-
-def seen_range(examples: Examples) -> tuple[list[float], list[float]]:
-    """The lowest and the highest value of each of the F features in the runs of the examples, with a probe
-    and as without one; minus infinity and infinity where a feature was never seen.
-    """
-    ways = (examples, unprobed(examples), unprobed(examples, knows_model=True))
-    values_NF = np.concatenate([way.traces_ETF.reshape(-1, way.traces_ETF.shape[2]) for way in ways])
-    lowest_F = np.where(np.isnan(values_NF), np.inf, values_NF).min(axis=0)
-    highest_F = np.where(np.isnan(values_NF), -np.inf, values_NF).max(axis=0)
-    was_seen_F = lowest_F <= highest_F
-    return (
-        np.where(was_seen_F, lowest_F, -np.inf).tolist(),
-        np.where(was_seen_F, highest_F, np.inf).tolist(),
-    )
-
-
-def _without(examples: Examples, group: str) -> Examples:
-    traces_ETF = examples.traces_ETF.copy()
-    traces_ETF[:, :, list(FEATURE_GROUPS[group])] = np.nan
-    return replace(examples, traces_ETF=traces_ETF)
-
-
-def log_usual_lrs(examples: Examples) -> np.ndarray:
-    """The natural log (E,) of the LR that is usual under each example's optimizer."""
-    return np.array([_log_usual_lr(trace_TF[0]) for trace_TF in examples.traces_ETF])
-
-
-def rereferenced(examples: Examples, log_reference_E: np.ndarray) -> Examples:
-    """The examples with their candidates relative to another reference LR, given by its natural log.
-
-    Regrets are read between the candidates that were tried; those outside have none (NaN).
-    """
-    traces_ETF = examples.traces_ETF.copy()
-    shift_E = log_reference_E - examples.log_reference_E
-    traces_ETF[:, :, FEATURE_NAMES.index("log_peak_over_reference")] -= shift_E[:, None]
-    own_EK = examples.log_offsets_K - shift_E[:, None]
-    return replace(
-        examples,
-        traces_ETF=traces_ETF,
-        regrets_EK=_read_at(examples.log_offsets_K, own_EK, examples.regrets_EK),
-        next_regrets_EK=_read_at(examples.log_offsets_K, own_EK, examples.next_regrets_EK),
-        log_reference_E=log_reference_E,
-    )
-
-
-def _log_usual_lr(features_F: np.ndarray) -> float:
-    def value(name: str) -> float | None:
-        found = float(features_F[FEATURE_NAMES.index(name)])
-        return None if np.isnan(found) else found
-
-    scales, averages, norms = (
-        bool(value(name)) for name in ("scales_gradients", "averages_iterates", "normalises")
-    )
-    log_rest = value("log_one_minus_momentum")
-    momentum = None if log_rest is None else 1.0 - float(np.exp(log_rest))
-    return float(np.log(usual_lr(scales, averages, momentum, norms)))
-
-
 def _values(forks: list[pd.DataFrame], column: str) -> np.ndarray:
     """A column of every fork's candidates; (E, K), NaN behind the end of a fork with fewer."""
     values_EK = np.full((len(forks), max(len(rows) for rows in forks)), np.nan)
@@ -256,25 +166,6 @@ def _values(forks: list[pd.DataFrame], column: str) -> np.ndarray:
 def _padded(trace_tF: np.ndarray, length: int) -> np.ndarray:
     missing = np.full((length - len(trace_tF), trace_tF.shape[1]), np.nan)
     return np.concatenate([trace_tF, missing])
-
-
-def fold_of_groups(groups_E: np.ndarray, num_folds: int, seed: int) -> np.ndarray:
-    """The fold (E,) in which each example is held out: whole groups, as evenly as they go.
-
-    No group has examples in two folds. With fewer groups than folds there is one fold a group.
-
-    Raises:
-        ArtifactError: fewer than two groups.
-    """
-    groups = np.unique(groups_E)
-    if len(groups) < 2:
-        raise ArtifactError(
-            f"held-out figures need at least two task groups, the meta-dataset has "
-            f"{len(groups)}; harvest from more tasks"
-        )
-    shuffled = np.random.default_rng(seed).permutation(groups)
-    folds = {group: position % min(num_folds, len(groups)) for position, group in enumerate(shuffled)}
-    return np.array([folds[group] for group in groups_E])
 
 
 def regret_at(examples: Examples, log_peaks_E: np.ndarray) -> np.ndarray:

@@ -17,8 +17,10 @@ from torch.nn import functional
 from metalr.config import MetaTrainConfig
 from metalr.control import FEATURE_GROUPS, Controller, best_offset
 from metalr.learning.controller import LearnedController
-from metalr.learning.examples import Examples, fold_of_groups, joined, regret_at, unprobed
+from metalr.learning.examples import Examples, joined, regret_at
 from metalr.learning.learners import Learner, make_learner
+from metalr.learning.task_groups import fold_of_groups
+from metalr.learning.views import unprobed
 
 __all__ = [
     "Fit",

@@ -15,8 +15,9 @@ from typing import Any
 from metalr.config import MetaTrainConfig
 from metalr.harvest.meta_dataset import MetaDataset
 from metalr.learning.controller import PRETRAINED, REGISTRY, save_controller
-from metalr.learning.examples import REGRET_FLOOR, Examples, make_examples, seen_range
+from metalr.learning.examples import REGRET_FLOOR, Examples, make_examples
 from metalr.learning.fitting import Fit, fit
+from metalr.learning.views import seen_range
 from metalr.training.artifacts import ArtifactError, write_json
 
 __all__ = ["architecture", "build_shipped", "gate"]

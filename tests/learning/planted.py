@@ -21,6 +21,7 @@ def planted_examples(num_groups: int = 24, per_group: int = 8, *, blind: bool = 
     regrets = (OFFSETS[None, :] - best[:, None]) ** 2 * 0.2
     return Examples(
         traces_ETF=traces,
+        run_ids_E=np.array([f"r{index:03d}" for index in range(count)]),
         positions_E=positions,
         groups_E=np.array([f"g{index // per_group:02d}" for index in range(count)]),
         log_offsets_K=OFFSETS,

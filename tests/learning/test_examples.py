@@ -7,7 +7,9 @@ from learning.planted import OFFSETS, planted_examples
 
 from metalr.control import FEATURE_GROUPS, FEATURE_NAMES
 from metalr.harvest.meta_dataset import MetaDataset
-from metalr.learning.examples import _groups, joined, make_examples, seen_range, unprobed
+from metalr.learning.examples import joined, make_examples
+from metalr.learning.task_groups import group_of_runs
+from metalr.learning.views import seen_range, unprobed
 
 PEAK = FEATURE_NAMES.index("log_peak_over_reference")
 
@@ -74,7 +76,7 @@ def test_runs_of_one_task_are_held_out_together_where_there_are_several(
     networks: list[str], groups: int
 ) -> None:
     runs = pd.DataFrame({"run_id": ["a", "b", "c"], "network": networks, "group": ["1", "2", "3"]})
-    found = _groups(pd.concat([runs, runs]))
+    found = group_of_runs(pd.concat([runs, runs]))
     assert len(set(found.values())) == groups
     assert list(found) == ["a", "b", "c"]
 
@@ -115,6 +117,7 @@ def test_forks_of_harvests_with_other_candidates_are_read_at_those_that_most_hav
         _meta_dataset({"a": (usual, losses), "b": (usual, losses), "c": fewer, "d": finer, "e": apart})
     )
     np.testing.assert_allclose(examples.log_offsets_K, np.log(usual))
+    assert examples.run_ids_E.tolist() == ["a", "b", "c", "d"]
     nan = np.nan
     expected = [
         [0.4, 0.2, 0.0, 0.1, 0.5],

@@ -9,8 +9,9 @@ from learning.planted import OFFSETS, planted_examples
 from metalr.config import MetaTrainConfig
 from metalr.learning import fitting
 from metalr.learning.controller import LearnedController
-from metalr.learning.examples import fold_of_groups, regret_at
+from metalr.learning.examples import regret_at
 from metalr.learning.fitting import fit, num_passes, regrets_by_rule, train_ensemble
+from metalr.learning.task_groups import fold_of_groups
 
 CONFIG = MetaTrainConfig(
     epochs=50, hidden=32, ensemble=1, num_folds=2, mask_rate=0.0, lr=0.004, trust=1.0, unprobed=False
