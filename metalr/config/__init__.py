@@ -1,29 +1,25 @@
 """One typed, frozen, validated experiment: models, loading from YAML with overrides, identity.
 
 * `schedules`: the settings of every hand schedule.
-* `models`: what an experiment is, field by field, with unit, meaning and default.
+* `task`, `train`, `control`, `models`: what an experiment is, field by field, with unit, meaning and default.
 * `loading`: recipe file + ``key=value`` overrides -> `ExperimentConfig`, or every mistake at once.
 * `identity`: the hash under which a run is known.
 """
 
+from metalr.config.control import ControlConfig, FinderConfig, ProbeConfig
 from metalr.config.identity import canonical_json, run_id, short_hash
 from metalr.config.loading import ConfigError, apply_overrides, load_config
 from metalr.config.models import (
     CompareConfig,
-    ControlConfig,
     DataConfig,
-    DepthGroup,
-    EarlyStoppingConfig,
     ExperimentConfig,
-    FinderConfig,
     HarvestConfig,
     MetaTrainConfig,
-    ProbeConfig,
-    TaskConfig,
-    TrainConfig,
     WandbConfig,
 )
 from metalr.config.schedules import SchedulesConfig
+from metalr.config.task import TaskConfig
+from metalr.config.train import DepthGroup, EarlyStoppingConfig, TrainConfig
 
 __all__ = [
     "CompareConfig",

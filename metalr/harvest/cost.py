@@ -20,7 +20,7 @@ from metalr.training import (
     steps_per_epoch,
     train_epoch,
 )
-from metalr.training.live_run import probe_cost_steps
+from metalr.training.probing import probe_cost_steps
 
 __all__ = ["Estimate", "estimate_cost"]
 

@@ -2,12 +2,13 @@
 
 Reading order: `records` (what a run is and leaves), `param_groups` (who trains, at which LR), `recipe` (loss
 and optimizer), `step` (a batch; `eager_step`, `graphed_step`), `evaluation`, `loop` (an epoch), `together`
-and `stack` (branches of a fork at once), `early_stopping`, `live_run` (started or gone on with), `run` (to
-the committed result), `checkpoint` (going on after a kill), `artifacts` (files), `tracking` (W&B).
+and `stack` (branches of a fork at once), `early_stopping`, `probing` (batches and cost of the probe),
+`live_run` (started or gone on with), `run` (to the committed result), `checkpoint` (going on after a kill),
+`artifacts` (files), `tracking` (W&B).
 """
 
 from metalr.training.artifacts import ArtifactError
-from metalr.training.live_run import LiveRun, steps_per_epoch
+from metalr.training.live_run import LiveRun
 from metalr.training.loop import (
     Training,
     evaluate,
@@ -17,6 +18,7 @@ from metalr.training.loop import (
     training_loss,
 )
 from metalr.training.param_groups import apply_freezing, parameter_groups
+from metalr.training.probing import steps_per_epoch
 from metalr.training.records import ForkPlan, Job, RunRecord, RunSpec, RunStore
 from metalr.training.run import hardware, package_versions, train_run
 

@@ -27,8 +27,9 @@ from pydantic import (
 from metalr.config import ControlConfig, ProbeConfig, SchedulesConfig, TaskConfig, TrainConfig, run_id
 from metalr.config.controlled import CONTROLLED, optimizer_of
 from metalr.config.identity import with_added
-from metalr.config.models import MethodName, Seed
+from metalr.config.models import MethodName
 from metalr.config.peers import AVERAGING_OPTIMIZERS, GRADIENT_SCALING_OPTIMIZERS, PEERS
+from metalr.config.section import Seed
 from metalr.control import warmup_fraction
 from metalr.training.artifacts import ArtifactError, read_json, read_json_lines, write_json
 from metalr.training.layout import resolved_layout

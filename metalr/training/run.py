@@ -32,12 +32,13 @@ from metalr.training.artifacts import (
     write_atomically,
 )
 from metalr.training.checkpoint import remove_checkpoints, save_checkpoint
-from metalr.training.live_run import LiveRun, checkpoint_of, probe_batch_size, start_or_resume
+from metalr.training.live_run import LiveRun, checkpoint_of, start_or_resume
 from metalr.training.loop import (
     EpochResult,
     evaluate_splits,
     train_epoch,
 )
+from metalr.training.probing import probe_batch_size
 from metalr.training.records import Job, RunRecord, RunSpec, RunStore
 
 __all__ = ["hardware", "package_versions", "train_run"]

@@ -18,7 +18,7 @@ from metalr.training import (
     RunRecord,
     RunSpec,
     RunStore,
-    live_run,
+    probing,
     run,
     steps_per_epoch,
     train_run,
@@ -310,13 +310,13 @@ def test_the_probe_trains_on_batches_of_its_own_and_pays_for_them(
     batch_size: int | None, images: int, fresh: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[int] = []
-    original = live_run.training_loss
+    original = probing.training_loss
 
     def spy(model: Any, images_BCHW: torch.Tensor, *rest: Any) -> torch.Tensor:
         seen.append(len(images_BCHW))
         return original(model, images_BCHW, *rest)
 
-    monkeypatch.setattr(live_run, "training_loss", spy)
+    monkeypatch.setattr(probing, "training_loss", spy)
     probe = ProbeConfig(num_steps=8, batch_size=batch_size, fresh_batches=fresh, paid="every_epoch")
     control = ControlConfig(probe=probe)
     spec = tiny_spec("metalr-mlp", control=control)
