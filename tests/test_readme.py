@@ -184,11 +184,14 @@ def test_a_shipped_meta_dataset_is_that_of_its_recipe(name: str) -> None:
 def shipped_tables() -> list[Rows]:
     """The four tables of the README's section on the shipped controllers, without their headers."""
     (section,) = re.findall(r"<!-- shipped:begin -->(.*?)<!-- shipped:end -->", README, re.DOTALL)
-    section = re.sub(r"<!-- parts:begin -->.*?<!-- parts:end -->", "", section, flags=re.DOTALL)
-    return [
-        [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()[2:]]
-        for table in re.findall(r"(?:^\|.*\n)+", section, re.MULTILINE)
-    ]
+    for other in ("parts", "budgets"):
+        section = re.sub(rf"<!-- {other}:begin -->.*?<!-- {other}:end -->", "", section, flags=re.DOTALL)
+    return [rows_of(table) for table in re.findall(r"(?:^\|.*\n)+", section, re.MULTILINE)]
+
+
+def rows_of(table: str) -> Rows:
+    """The cells of a table, without its header."""
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in table.strip().splitlines()[2:]]
 
 
 SHIPPED_RULES = {
@@ -231,7 +234,7 @@ def test_the_shipped_controllers_accuracies_are_those_of_their_comparison() -> N
 def test_the_other_tasks_are_those_of_their_comparisons() -> None:
     _, _, tasks, _ = shipped_tables()
     recipes = [name for row in tasks for name in re.findall(r"^`(control-[a-z0-9-]+)`", row[0])]
-    elsewhere = {"control-small", "control-untuned"}
+    elsewhere = {"control-small", "control-untuned", "control-budgets"}
     folders = {path.name for path in (ROOT / "experiments" / "results").glob("control-*")} - elsewhere
     assert set(recipes) == folders and len(recipes) == len(tasks)
     for recipe, (task, best, *regrets) in zip(recipes, tasks, strict=True):
@@ -358,17 +361,30 @@ def test_what_the_parts_of_meta_training_are_worth_is_that_of_the_committed_stud
         assert f"| {label} | {rows[arm]['difference_nats']:.3f} [{low:.3f}, {high:.3f}] |" in README, label
 
 
-def test_the_mean_over_three_budgets_is_that_of_the_committed_results() -> None:
-    means = []
-    for learner in ("mlp", "lstm"):
-        regrets = []
-        for recipe in ("control-small", "control-16", "control-32"):
-            path = ROOT / "experiments" / "results" / recipe / "summary.json"
-            (cell,) = json.loads(path.read_text())["cells"]
-            regrets.append(cell["methods"][f"metalr-{learner}"]["regret_pp"]["mean"])
-        means.append(sum(regrets) / 3)
-    assert f"in the mean {-means[0]:.1f} above it [" in README
-    assert re.search(rf"in the mean\s+{means[1]:.1f} below \[", README)
+def test_the_three_budgets_are_those_of_their_comparison() -> None:
+    folder = ROOT / "experiments" / "results" / "control-budgets"
+    summary = json.loads((folder / "summary.json").read_text())
+    assert not summary["commit"].endswith("-dirty")
+    (section,) = re.findall(r"<!-- budgets:begin -->(.*?)<!-- budgets:end -->", README, re.DOTALL)
+    *rows, mean = rows_of(section)
+
+    def shown(value: float, ci95: list[float]) -> str:
+        return f"{value:+.1f} [{ci95[0]:+.1f}, {ci95[1]:+.1f}]"
+
+    for (budget, best, *regrets), cell, group in zip(rows, summary["cells"], summary["tuned"], strict=True):
+        tuned = group["methods"][group["best"]]
+        estimate = tuned["test_accuracy_pct"]
+        assert budget == f"{cell['budget_epochs']} epochs"
+        assert best == f"{group['best']} at {tuned['lr']:g}: {estimate['mean']:.1f} ± {estimate['sd']:.1f}"
+        assert estimate["n"] == 12
+        for learner, regret in zip(("mlp", "lstm"), regrets, strict=True):
+            found = cell["methods"][f"metalr-{learner}"]["regret_pp"]
+            assert regret == shown(found["mean"], found["ci95"]), budget
+    for learner, regret in zip(("mlp", "lstm"), mean[2:], strict=True):
+        found = summary["overall"][f"metalr-{learner}"]
+        assert regret == shown(found["mean_regret_pp"], found["ci95"])
+    assert summary["overall"]["metalr-mlp"]["mean_regret_pp"] < 0.0  # as good, the README says
+    assert summary["overall"]["metalr-lstm"]["ci95"][0] < 0.0 < summary["overall"]["metalr-lstm"]["ci95"][1]
 
 
 def test_how_far_a_label_must_look_ahead_is_that_of_the_committed_study() -> None:
