@@ -24,9 +24,11 @@ from metalr.config import MetaTrainConfig, load_config
 from metalr.control import FEATURE_GROUPS, Prediction
 from metalr.harvest.meta_dataset import MetaDataset, join_meta_datasets, load_meta_dataset
 from metalr.learning.controller import LearnedController
+from metalr.learning.ensemble import train_ensemble
 from metalr.learning.examples import Examples, make_examples, regret_at
-from metalr.learning.fitting import controller_of, decided_log_peaks, regrets_by_rule, train_ensemble
+from metalr.learning.fitting import controller_of
 from metalr.learning.learners import Learner
+from metalr.learning.rules import decided_log_peaks, regrets_by_rule
 from metalr.learning.task_groups import fold_of_groups
 from metalr.learning.views import log_usual_lrs, rereferenced, unprobed
 from metalr.provenance import git_commit

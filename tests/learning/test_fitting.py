@@ -9,8 +9,10 @@ from learning.planted import OFFSETS, planted_examples
 from metalr.config import MetaTrainConfig
 from metalr.learning import fitting
 from metalr.learning.controller import LearnedController
+from metalr.learning.ensemble import train_ensemble
 from metalr.learning.examples import regret_at
-from metalr.learning.fitting import fit, num_passes, regrets_by_rule, train_ensemble
+from metalr.learning.fitting import fit, num_passes
+from metalr.learning.rules import regrets_by_rule
 from metalr.learning.task_groups import fold_of_groups
 
 CONFIG = MetaTrainConfig(
