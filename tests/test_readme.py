@@ -339,6 +339,7 @@ ABLATION_ARMS = {
     "predictions not counted": "trust 0 (the probe alone)",
     "untrained": "untrained",
     "`meta_loss_weight` 0 instead of 0.1": "meta_loss_weight 0",
+    "`meta_loss_weight` 1": "meta_loss_weight 1",
     "one network instead of four": "one network instead of an ensemble",
     "10 source tasks": "10 source tasks",
     "40 source tasks": "40 source tasks",
