@@ -14,6 +14,7 @@ from metalr.config import apply_overrides, load_config
 from metalr.display import SilentDisplay
 from metalr.harvest.execution import JobFailed
 from metalr.harvest.meta_dataset import load_meta_dataset
+from metalr.stages import meta_training
 from metalr.training import ArtifactError, RunStore
 from metalr.training.archive import pack_runs, run_ids_of_manifest, unpack_runs
 
@@ -46,7 +47,7 @@ def nothing_may_train(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("something was trained again")
 
     monkeypatch.setattr(runs, "execute", refuse)
-    monkeypatch.setattr(stages, "fit", refuse)
+    monkeypatch.setattr(meta_training, "fit", refuse)
 
 
 def test_every_stage_leaves_what_it_should(inside: Path) -> None:
@@ -95,10 +96,13 @@ def test_another_learner_setting_trains_that_learner_and_harvests_nothing(
 ) -> None:
     monkeypatch.setattr(runs, "execute", None)
     fitted: list[str] = []
-    original = stages.fit
-    monkeypatch.setattr(
-        stages, "fit", lambda examples, name, *a: (fitted.append(name), original(examples, name, *a))[1]
-    )
+    original = meta_training.fit
+
+    def counted(examples: Any, name: str, *rest: Any) -> Any:
+        fitted.append(name)
+        return original(examples, name, *rest)
+
+    monkeypatch.setattr(meta_training, "fit", counted)
     stages.train_meta(smoke(**{"meta.learners": ["mlp"]}), SilentDisplay())
     assert fitted == []
     stages.train_meta(smoke(**{"meta.learners": ["mlp"], "meta.seed": 7}), SilentDisplay())
@@ -115,7 +119,7 @@ def test_other_meta_datasets_are_learned_from_beside_the_recipes_own(
         stages.train_meta(smoke(**{"meta.also": ["nowhere"]}), SilentDisplay())
     shutil.copytree(inside / "meta_data" / "smoke", inside / "meta_data" / "other")
     seen: list[int] = []
-    monkeypatch.setattr(stages, "num_passes", lambda examples, config: seen.append(len(examples)) or 1)
+    monkeypatch.setattr(meta_training, "num_passes", lambda examples, config: seen.append(len(examples)) or 1)
     with pytest.raises(AssertionError, match="something was trained again"):  # another digest: fitted anew
         stages.train_meta(smoke(**{"meta.also": ["other"]}), SilentDisplay())
     forks = load_meta_dataset(inside / "meta_data" / "smoke").card["counts"]["forks"]
