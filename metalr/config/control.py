@@ -92,6 +92,6 @@ class ControlConfig(Section):
     """An epoch whose loss exceeds this multiple of the best so far (and of the initial loss) is rolled back."""
     stall_factor: Annotated[float, Field(gt=0.0, le=1.0)] | None = 0.99
     """After a probe, an epoch that ends at a training loss above this multiple of the one before training is rolled back
-    too: nothing was learned, as after the death of all ReLUs. At most three times a run; null: never."""
+    too where its batches' losses were thrown about, as at the death of all ReLUs. At most three times a run; null: never."""
     backoff: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.5
     """Factor on all later LRs after a rollback; twice where nothing was learned."""

@@ -102,7 +102,8 @@ def make_examples(dataset: MetaDataset) -> Examples:
         raise ArtifactError("every candidate of every fork diverged: the harvest's LRs are all too high")
     offsets_EK = np.log(_values(forks, "factor"))
     log_offsets_K = _most_frequent(offsets_EK)
-    traces_ETF = np.stack([_padded(traces[str(rows["run_id"].iloc[0])], longest) for rows in forks])
+    run_ids = [str(rows["run_id"].iloc[0]) for rows in forks]
+    traces_ETF = np.stack([_padded(traces[run_id], longest) for run_id in run_ids])
     log_classes_E = traces_ETF[:, 0, FEATURE_NAMES.index("log_classes")]
     best_E = np.nanmin(_values(forks, "final_loss"), axis=1)
 
@@ -116,9 +117,9 @@ def make_examples(dataset: MetaDataset) -> Examples:
 
     examples = Examples(
         traces_ETF=traces_ETF,
-        run_ids_E=np.array([str(rows["run_id"].iloc[0]) for rows in forks]),
+        run_ids_E=np.array(run_ids),
         positions_E=_values(forks, "epoch")[:, 0].astype(int),
-        groups_E=np.array([group_of[str(rows["run_id"].iloc[0])] for rows in forks]),
+        groups_E=np.array([group_of[run_id] for run_id in run_ids]),
         log_offsets_K=log_offsets_K,
         regrets_EK=read("regret", "final_loss"),
         next_regrets_EK=read("next_regret", "next_loss"),
