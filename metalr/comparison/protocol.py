@@ -13,7 +13,7 @@ from metalr.config.controlled import CONTROLLED, optimizer_of, peer_of
 from metalr.config.models import MethodName
 from metalr.config.peers import PEERS
 from metalr.config.schedules import ScheduleName
-from metalr.training.records import RunSpec, control_of, schedules_of
+from metalr.training.specs import RunSpec, control_of, schedules_of
 from metalr.training.step import resolved_step
 
 __all__ = [

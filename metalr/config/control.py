@@ -78,6 +78,11 @@ class ControlConfig(Section):
     warmup_fraction: Fraction | Literal["auto"] = "auto"
     """Part of the budget over which the LR rises linearly from zero; `auto`: none under SGD where the network
     normalises, else 0.05."""
+    rise: Annotated[float, Field(ge=1.0, le=100.0)] | Literal["auto"] = "auto"
+    """Largest height of the anchor over that at its start, a warm-up apart; the decision before training is for the LR to
+    start with, and its peak so many times that. `auto`: 2 under SGD where the network normalises, else 1."""
+    rise_fraction: Annotated[float, Field(gt=0.0, le=1.0)] = 0.2
+    """Part of the budget in which it rises so."""
     correction_bound: Annotated[float, Field(ge=1.0, le=1e3)] = 10.0
     """Largest factor, up or down, between a later decision and the first one."""
     least_gain: Annotated[float, Field(ge=0.0)] = 0.01

@@ -13,6 +13,7 @@ from metalr.control.anchor import (
     anchor_for,
     averages_iterates,
     scales_gradients,
+    usual_rise,
     warmup_fraction,
 )
 from metalr.control.decision import Controller, Decision, Prediction, best_offset
@@ -71,6 +72,7 @@ __all__ = [
     "suggestions_of",
     "undone",
     "usual_lr",
+    "usual_rise",
     "warmup_fraction",
     "weights_are_finite",
 ]

@@ -14,12 +14,22 @@ from torch.optim import Optimizer
 
 from metalr.config import ControlConfig
 
-__all__ = ["Anchor", "Shape", "anchor_for", "averages_iterates", "scales_gradients", "warmup_fraction"]
+__all__ = [
+    "Anchor",
+    "Shape",
+    "anchor_for",
+    "averages_iterates",
+    "scales_gradients",
+    "usual_rise",
+    "warmup_fraction",
+]
 
 SCALING_SETTINGS = frozenset({"betas", "centered", "ns_steps"})
 """Settings by which optimizers that scale the gradient are known: Adam's family, RMSprop, Muon."""
 USUAL_WARMUP = 0.05
 """Part of the budget."""
+USUAL_RISE = 2.0
+"""The best peak under way over the best LR to start with, for a network that normalises under SGD."""
 Shape = Literal["hold", "linear", "cosine", "constant"]
 """The shapes after the warm-up."""
 
@@ -30,14 +40,16 @@ class Anchor:
 
     ::
 
-        u / w                   for u < w            (linear warm-up)
+        u / w                   for u < w            (linear warm-up from zero)
         hold                    1, and from u = 1 - d on 1 - sqrt(v) with v = (u - 1 + d) / d
         linear                  1 - v                with v = (u - w) / (1 - w)
         cosine                  (1 + cos(pi v)) / 2
         constant                1
 
+    all of it times 1/r + (1 - 1/r) u / q for u < q (linear rise from the part 1/r of the peak).
+
     Raises:
-        ValueError: a fraction is out of range.
+        ValueError: a fraction, or the rise, is out of range.
 
     >>> Anchor("linear", warmup_fraction=0.1).height(0.55)
     0.5
@@ -50,12 +62,20 @@ class Anchor:
     """w, in [0, 1)."""
     decay_fraction: float = 0.2
     """d, in (0, 1]: `hold` falls over this last part of the budget, or over what the warm-up leaves of it."""
+    rise: float = 1.0
+    """r, at least 1: what the peak is of the LR that training starts with, a warm-up apart."""
+    rise_fraction: float = 0.2
+    """q, in (0, 1]: the part of the budget in which it rises so."""
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.warmup_fraction < 1.0:
             raise ValueError(f"warmup_fraction must be in [0, 1), got {self.warmup_fraction}")
         if not 0.0 < self.decay_fraction <= 1.0:
             raise ValueError(f"decay_fraction must be in (0, 1], got {self.decay_fraction}")
+        if not 1.0 <= self.rise < math.inf:
+            raise ValueError(f"rise must be at least 1, got {self.rise}")
+        if not 0.0 < self.rise_fraction <= 1.0:
+            raise ValueError(f"rise_fraction must be in (0, 1], got {self.rise_fraction}")
 
     def height(self, progress: float) -> float:
         """The height, 0 to 1, at `progress` (u, 0 to 1) through the budget.
@@ -65,6 +85,10 @@ class Anchor:
         """
         if not 0.0 <= progress <= 1.0:
             raise ValueError(f"progress must be in [0, 1], got {progress=}")
+        risen = min(1.0, progress / self.rise_fraction)
+        return self._shape(progress) * (1.0 / self.rise + (1.0 - 1.0 / self.rise) * risen)
+
+    def _shape(self, progress: float) -> float:
         warmup = self.warmup_fraction
         if progress < warmup:
             return progress / warmup
@@ -117,16 +141,33 @@ def warmup_fraction(*, scales_gradients: bool, normalises: bool | None) -> float
     return 0.0 if normalises and not scales_gradients else USUAL_WARMUP
 
 
+def usual_rise(*, scales_gradients: bool, averages_iterates: bool, normalises: bool | None) -> float:
+    """What the peak is of the LR that training starts with, where a recipe leaves it open.
+
+    2 under SGD where the network normalises: it bears a large LR from its first step, and twice that is best
+    once it is under way; see `experiments/results/NOTES.md`. Else 1.
+
+    Args:
+        scales_gradients: Whether the optimizer divides the gradient by its size, as Adam does.
+        averages_iterates: Whether the model one uses is an average of the trained weights.
+        normalises: Whether the network has normalisation layers; None: not known.
+    """
+    return USUAL_RISE if normalises and not (scales_gradients or averages_iterates) else 1.0
+
+
 def anchor_for(optimizer: Optimizer, config: ControlConfig, normalises: bool | None = None) -> Anchor:
     """The anchor that `config` asks for.
 
     Its shape `auto` is `constant` where `optimizer` averages, else `hold`; its warm-up `auto` depends on
-    whether the network `normalises` (None: not known), see `warmup_fraction`.
+    whether the network `normalises` (None: not known), see `warmup_fraction`, and so does its rise `auto`,
+    see `usual_rise`.
     """
-    shape = config.anchor
+    shape, warmup, rise = config.anchor, config.warmup_fraction, config.rise
+    averages, scales = averages_iterates(optimizer), scales_gradients(optimizer)
     if shape == "auto":
-        shape = "constant" if averages_iterates(optimizer) else "hold"
-    warmup = config.warmup_fraction
+        shape = "constant" if averages else "hold"
     if warmup == "auto":
-        warmup = warmup_fraction(scales_gradients=scales_gradients(optimizer), normalises=normalises)
-    return Anchor(shape, warmup, config.decay_fraction)
+        warmup = warmup_fraction(scales_gradients=scales, normalises=normalises)
+    if rise == "auto":
+        rise = usual_rise(scales_gradients=scales, averages_iterates=averages, normalises=normalises)
+    return Anchor(shape, warmup, config.decay_fraction, rise, config.rise_fraction)

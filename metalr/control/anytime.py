@@ -32,6 +32,11 @@ class Course(Protocol):
         """The anchor's name, for readers."""
         ...
 
+    @property
+    def rise(self) -> float:
+        """What the peak is of the LR that training starts with, a warm-up apart."""
+        ...
+
     def height(self, unit: int) -> float:
         """The height at the middle of unit `unit`, counted from 0; outside the budget the nearest unit's."""
         ...
@@ -48,6 +53,11 @@ class BudgetCourse:
     def shape(self) -> str:
         """The anchor's name."""
         return self.anchor.shape
+
+    @property
+    def rise(self) -> float:
+        """The anchor's."""
+        return self.anchor.rise
 
     def height(self, unit: int) -> float:
         """The height at the middle of the unit."""
@@ -75,6 +85,7 @@ class AnytimeCourse:
     """`anytime` or `constant`."""
     units_per_epoch: int
     total_units: None = None
+    rise: float = 1.0
 
     def height(self, unit: int) -> float:
         """The height at the middle of the unit."""

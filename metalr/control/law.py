@@ -99,6 +99,8 @@ class ControlLaw:
     controller: Controller
     config: ControlConfig
     """Its `min_lr` and `max_lr` bound the equivalent peak."""
+    rise: float = 1.0
+    """What a peak is of the LR that training starts with; the decision before training is for that LR."""
 
     def start(self, own_lr: float, probe: ProbeCurve | None, setting: Setting) -> LawState:
         """The state with the decision before the first epoch: the controller's, or without a probe `own_lr`.
@@ -111,7 +113,7 @@ class ControlLaw:
         decided = self.decide(state, first, setting, can_restore=False)
         if probe is not None:
             return decided
-        peak = min(max(own_lr, self.config.min_lr), self.config.max_lr)
+        peak = min(max(own_lr * self.rise, self.config.min_lr), self.config.max_lr)
         decision = Decision(0, None, peak, "the optimizer's own LR")
         return replace(decided, peak=peak, first_peak=None, num_holds=0, decision=decision)
 
@@ -167,6 +169,8 @@ class ControlLaw:
         memory, prediction = self.controller.step(state.memory, features)
         offset = best_offset(self.controller.log_offsets, prediction.log_regrets)
         proposed = state.reference_lr * math.exp(offset) * state.scale
+        if state.peak is None:
+            proposed *= self.rise
         if state.peak is not None and self._gains_little(state, state.peak, prediction):
             own = state.peak / state.scale if state.first_peak is None else state.first_peak
             decision = Decision(observation.epoch, proposed, state.peak, "kept: little to gain")

@@ -121,9 +121,10 @@ class MetaLR(LRScheduler):
             seen = probe_model(model, optimizer, loss_fn, batches, self._config.probe, is_shared=is_shared)
             probe = seen.curve
             described = setting or seen.described(described)
-        law = ControlLaw(controller, respecting(self._config, own_lr, respect))
+        course = course_for(optimizer, self._config, total_epochs, steps_per_epoch, described.normalises)
+        law = ControlLaw(controller, respecting(self._config, own_lr, respect), course.rise)
         around = Surroundings(
-            course=course_for(optimizer, self._config, total_epochs, steps_per_epoch, described.normalises),
+            course=course,
             steps_per_epoch=steps_per_epoch,
             optimizer=optimizer,
             model=model,

@@ -8,7 +8,8 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from metalr.training.records import Job, RunStore
+from metalr.training.records import RunStore
+from metalr.training.specs import Job
 
 __all__ = ["Batch", "Failure", "JobFailed", "Task", "pending_tasks"]
 

@@ -19,7 +19,7 @@ from typing import Any, NoReturn, Protocol
 
 from metalr.harvest.batch import Batch, Failure, JobFailed, Task, pending_tasks
 from metalr.harvest.worker_process import WorkerLostError, WorkerProcess
-from metalr.training.records import Job
+from metalr.training.specs import Job
 
 __all__ = ["Executor", "Failure", "InlineExecutor", "JobFailed", "WorkerExecutor"]
 

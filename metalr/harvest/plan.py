@@ -22,7 +22,7 @@ from metalr.config.controlled import CONTROLLED, ControlledName, LearnerName
 from metalr.config.models import MethodName
 from metalr.harvest.branching import resolved_together
 from metalr.training import ForkPlan, RunSpec
-from metalr.training.records import UNUSED_LAW, schedules_of
+from metalr.training.specs import UNUSED_LAW, schedules_of
 from metalr.training.step import resolved_step
 
 __all__ = ["candidate_factors", "check_device", "epochs_of", "plan_trunks", "resolved_device"]

@@ -10,7 +10,8 @@ from typing import Any
 from metalr.config import short_hash
 from metalr.config.identity import without_added
 from metalr.training.artifacts import ArtifactError
-from metalr.training.records import ADDED_SETTINGS, RunRecord, RunSpec
+from metalr.training.records import RunRecord
+from metalr.training.specs import ADDED_SETTINGS, RunSpec
 
 __all__ = ["fork_rows", "group_of", "transition_rows"]
 

@@ -19,8 +19,9 @@ from metalr.training.loop import (
 )
 from metalr.training.param_groups import apply_freezing, parameter_groups
 from metalr.training.probing import steps_per_epoch
-from metalr.training.records import ForkPlan, Job, RunRecord, RunSpec, RunStore
+from metalr.training.records import RunRecord, RunStore
 from metalr.training.run import hardware, package_versions, train_run
+from metalr.training.specs import ForkPlan, Job, RunSpec
 
 __all__ = [
     "ArtifactError",

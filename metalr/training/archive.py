@@ -20,7 +20,8 @@ from filelock import FileLock, Timeout
 from metalr.config import canonical_json
 from metalr.training.artifacts import ArtifactError, read_json, remove_leftovers, write_atomically
 from metalr.training.checkpoint import remove_checkpoints
-from metalr.training.records import RunSpec, RunStore
+from metalr.training.records import RunStore
+from metalr.training.specs import RunSpec
 
 __all__ = ["UnpackedRuns", "finished_runs", "pack_runs", "run_ids_of_manifest", "unpack_runs"]
 

@@ -35,7 +35,7 @@ from metalr.training.evaluation import last_evaluated
 from metalr.training.loop import Training, make_optimizer
 from metalr.training.param_groups import apply_freezing
 from metalr.training.probing import probe_of, spent_steps, steps_per_epoch
-from metalr.training.records import RunSpec
+from metalr.training.specs import RunSpec
 
 __all__ = ["LiveRun", "checkpoint_of", "start_or_resume"]
 

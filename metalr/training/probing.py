@@ -12,7 +12,7 @@ from metalr.config import ConfigError
 from metalr.control import ProbeCurve, lr_range_test
 from metalr.tasks import Task
 from metalr.training.loop import epoch_generator, seeded, training_loss
-from metalr.training.records import RunSpec
+from metalr.training.specs import RunSpec
 
 __all__ = ["probe_batch_size", "probe_cost_steps", "probe_of", "spent_steps", "steps_per_epoch"]
 

@@ -39,7 +39,8 @@ from metalr.training.loop import (
     train_epoch,
 )
 from metalr.training.probing import probe_batch_size
-from metalr.training.records import Job, RunRecord, RunSpec, RunStore
+from metalr.training.records import RunRecord, RunStore
+from metalr.training.specs import Job, RunSpec
 
 __all__ = ["hardware", "package_versions", "train_run"]
 

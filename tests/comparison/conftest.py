@@ -10,7 +10,8 @@ import pytest
 
 from metalr.comparison.protocol import plan_runs
 from metalr.config import ExperimentConfig
-from metalr.training.records import RunRecord, RunSpec
+from metalr.training.records import RunRecord
+from metalr.training.specs import RunSpec
 
 Accuracy = Callable[[RunSpec], float | None]
 """Final accuracy in percent; None for a run that diverges."""

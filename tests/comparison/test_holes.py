@@ -16,7 +16,8 @@ from metalr.comparison import summarise, verdict
 from metalr.comparison.report import markdown_report
 from metalr.comparison.wording import caveats, strengths_and_weaknesses
 from metalr.config import ExperimentConfig
-from metalr.training.records import RunRecord, RunSpec
+from metalr.training.records import RunRecord
+from metalr.training.specs import RunSpec
 
 Build = Callable[..., list[RunRecord]]
 Configure = Callable[..., ExperimentConfig]

@@ -13,7 +13,8 @@ import pytest
 
 from metalr.comparison import summarise
 from metalr.config import ExperimentConfig
-from metalr.training.records import RunRecord, RunSpec
+from metalr.training.records import RunRecord
+from metalr.training.specs import RunSpec
 
 Build = Callable[..., list[RunRecord]]
 Configure = Callable[..., ExperimentConfig]

@@ -19,7 +19,8 @@ from metalr.comparison.protocol import METHODS
 from metalr.comparison.tables import main_table, overall_table, wins_table
 from metalr.comparison.wording import strengths_and_weaknesses
 from metalr.config import ExperimentConfig
-from metalr.training.records import RunRecord, RunSpec
+from metalr.training.records import RunRecord
+from metalr.training.specs import RunSpec
 
 Build = Callable[..., list[RunRecord]]
 Configure = Callable[..., ExperimentConfig]

@@ -11,7 +11,8 @@ import pytest
 from metalr.comparison import summarise
 from metalr.comparison.wording import caveats, lead_controller, strengths_and_weaknesses, verdict
 from metalr.config import ExperimentConfig
-from metalr.training.records import RunRecord, RunSpec
+from metalr.training.records import RunRecord
+from metalr.training.specs import RunSpec
 
 Build = Callable[..., list[RunRecord]]
 Configure = Callable[..., ExperimentConfig]

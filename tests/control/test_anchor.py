@@ -51,6 +51,25 @@ def test_a_constant_anchor_is_one_from_the_warmup_on(progress: float) -> None:
     assert Anchor("constant", warmup_fraction=0.5).height(progress) == min(1.0, 2 * progress)
 
 
+@pytest.mark.parametrize(
+    ("progress", "height"), [(0.0, 0.25), (0.1, 0.625), (0.2, 1.0), (0.8, 1.0), (0.85, 0.5), (1.0, 0.0)]
+)
+def test_a_rise_leads_from_a_part_of_the_peak_to_it(progress: float, height: float) -> None:
+    assert Anchor("hold", rise=4.0, rise_fraction=0.2).height(progress) == pytest.approx(height, abs=1e-7)
+
+
+def test_a_rise_multiplies_the_warmup_and_the_shape() -> None:
+    plain, risen = Anchor("linear", 0.1), Anchor("linear", 0.1, rise=2.0, rise_fraction=0.5)
+    for progress, part in [(0.0, 0.5), (0.05, 0.55), (0.25, 0.75), (0.75, 1.0)]:
+        assert risen.height(progress) == pytest.approx(part * plain.height(progress), abs=1e-12)
+
+
+@pytest.mark.parametrize(("rise", "fraction"), [(0.5, 0.2), (math.inf, 0.2), (2.0, 0.0), (2.0, 1.5)])
+def test_a_rise_out_of_range_is_refused(rise: float, fraction: float) -> None:
+    with pytest.raises(ValueError, match="rise"):
+        Anchor("hold", rise=rise, rise_fraction=fraction)
+
+
 @pytest.mark.parametrize("progress", [-0.01, 1.01, math.nan])
 def test_progress_outside_the_budget_is_refused(progress: float) -> None:
     with pytest.raises(ValueError, match="progress"):
@@ -72,12 +91,13 @@ def test_mean_height_is_the_mean_over_steps() -> None:
     peak=st.floats(1e-5, 10),
     epoch=st.integers(0, 9),
     warmup=st.floats(0, 0.5),
+    rise=st.floats(1, 10),
     shape=st.sampled_from(["hold", "linear", "cosine", "constant"]),
 )
 def test_a_run_on_the_anchor_has_its_peak_as_equivalent_peak(
-    peak: float, epoch: int, warmup: float, shape: Shape
+    peak: float, epoch: int, warmup: float, rise: float, shape: Shape
 ) -> None:
-    anchor = Anchor(shape, warmup)
+    anchor = Anchor(shape, warmup, rise=rise)
     lr = peak * anchor.mean_height(epoch, 10, 7)
     assert anchor.equivalent_peak(lr, epoch, 10, 7) == pytest.approx(peak, rel=1e-9)
 
@@ -117,3 +137,21 @@ def test_a_warm_up_where_it_saves_something(
 ) -> None:
     assert anchor_for(optimizer, ControlConfig(), normalises).warmup_fraction == fraction
     assert anchor_for(optimizer, ControlConfig(warmup_fraction=0.1), normalises).warmup_fraction == 0.1
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "normalises", "rise"),
+    [
+        (SGD, True, 2.0),
+        (SGD, False, 1.0),
+        (SGD, None, 1.0),
+        (ADAMW, True, 1.0),
+        (SCHEDULE_FREE_SGD, True, 1.0),
+    ],
+)
+def test_a_rise_where_training_may_start_at_a_large_lr(
+    optimizer: torch.optim.Optimizer, normalises: bool | None, rise: float
+) -> None:
+    assert anchor_for(optimizer, ControlConfig(), normalises).rise == rise
+    chosen = anchor_for(optimizer, ControlConfig(rise=3.0, rise_fraction=0.4), normalises)
+    assert (chosen.rise, chosen.rise_fraction) == (3.0, 0.4)

@@ -544,11 +544,39 @@ def test_a_network_that_normalises_starts_at_the_peak_under_sgd(layer: nn.Module
     model = nn.Sequential(nn.Linear(4, 4), layer)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     rule = RuleController(lambda t, _: 2)
-    config = ControlConfig(anchor="constant")
+    config = ControlConfig(anchor="constant", rise=1.0)
     scheduler = MetaLR(
         optimizer, rule, total_epochs=10, steps_per_epoch=10, model=model, probe=None, config=config
     )
     assert scheduler.get_last_lr()[0] == pytest.approx(0.1 * height)  # unit 0 of 100, a warm-up of five
+
+
+PROBE = ProbeCurve((0.01, 0.1), (1.0, 0.9), 1.1, False, 2)
+
+
+@pytest.mark.parametrize("probe", [PROBE, None])
+def test_what_is_decided_before_training_is_the_lr_to_start_with_and_its_peak_twice_that(
+    probe: ProbeCurve | None,
+) -> None:
+    """Later decisions are for the peak; without a probe the user's own LR is what training starts with."""
+    _, optimizer = one_weight(0.07)
+    start = 0.07 if probe is None else probe.reference_lr
+    config = ControlConfig(
+        anchor="constant", warmup_fraction=0.0, rise=2.0, rise_fraction=0.5, least_gain=0.0
+    )
+    rule = RuleController(lambda t, _: 2)  # the reference
+    scheduler = MetaLR(optimizer, rule, total_epochs=100, probe=probe, config=config)
+    assert scheduler.last_decision.peak_lr == pytest.approx(2 * start)
+    lrs = run_epochs(scheduler, optimizer, [1.0])
+    assert lrs[0] == pytest.approx(start * (1 + 0.005 / 0.5))
+    assert scheduler.last_decision.peak_lr == pytest.approx(0.1 if probe is None else start)
+
+
+def test_a_start_at_an_lr_out_of_bounds_is_bounded_with_its_rise() -> None:
+    _, optimizer = one_weight()
+    config = ControlConfig(anchor="constant", warmup_fraction=0.0, rise=2.0, max_lr=0.15)
+    scheduler = MetaLR(optimizer, RuleController(lambda t, _: 2), total_epochs=10, config=config)
+    assert scheduler.last_decision.peak_lr == pytest.approx(0.15)
 
 
 class NearlyFlat(RuleController):

@@ -18,7 +18,8 @@ import pytest
 
 from metalr.config import TaskConfig, TrainConfig
 from metalr.harvest.execution import InlineExecutor, JobFailed, WorkerExecutor
-from metalr.training.records import Job, RunSpec, RunStore
+from metalr.training.records import RunStore
+from metalr.training.specs import Job, RunSpec
 
 WORKER = """
 import hashlib, json, os, signal, sys, threading, time

@@ -30,7 +30,8 @@ from metalr.harvest.meta_dataset import (
 )
 from metalr.harvest.rules import regret_of
 from metalr.training.artifacts import ArtifactError, sha256_of_file
-from metalr.training.records import ForkPlan, RunRecord, RunSpec
+from metalr.training.records import RunRecord
+from metalr.training.specs import ForkPlan, RunSpec
 
 NAMES = ("progress", "log_loss", "gap")
 FACTORS = [0.25, 1.0, 4.0]

@@ -16,7 +16,7 @@ from metalr.config import (
     SchedulesConfig,
     TrainConfig,
 )
-from metalr.training.records import ADDED_SETTINGS, RunSpec, control_of, schedules_of
+from metalr.training.specs import ADDED_SETTINGS, RunSpec, control_of, schedules_of
 
 FIRST_SPECS = sorted((Path(__file__).parent / "first_specs").glob("*.json"))
 
@@ -128,6 +128,7 @@ def test_the_lr_finder_pays_for_its_probe_and_a_schedule_has_none() -> None:
         stall_factor=None,
         least_gain=0.0,
         correction_bound=3.7,
+        rise=1.0,
     )
     other = {"probe": probe.model_copy(update={"num_steps": 12})}
     assert control_of("find", control) == first.model_copy(update=other)
@@ -160,24 +161,25 @@ def test_the_control_law_of_a_run_is_what_its_optimizer_wants(
     assert control is not None
     assert control.probe is not None
     assert (control.anchor, control.probe.min_lr, control.probe.max_lr) == (anchor, *ramp)
-    chosen = ControlConfig(anchor="cosine", warmup_fraction=0.1, probe=ProbeConfig(min_lr=1e-4, max_lr=1.0))
+    probe = ProbeConfig(min_lr=1e-4, max_lr=1.0)
+    chosen = ControlConfig(anchor="cosine", warmup_fraction=0.1, rise=1.5, probe=probe)
     assert RunSpec.model_validate(values | {"control": chosen}).control == chosen
 
 
 @pytest.mark.parametrize(
-    ("network", "optimizer", "fraction"),
+    ("network", "optimizer", "fraction", "rise"),
     [
-        ("resnet18", "sgd", 0.0),
-        ("cnn_gn", "schedule_free_sgd", 0.0),
-        ("cnn", "sgd", 0.05),
-        ("cnn_bn", "adamw", 0.05),
+        ("resnet18", "sgd", 0.0, 2.0),
+        ("cnn_gn", "schedule_free_sgd", 0.0, 1.0),
+        ("cnn", "sgd", 0.05, 1.0),
+        ("cnn_bn", "adamw", 0.05, 1.0),
     ],
 )
-def test_the_warm_up_of_a_run_is_what_its_network_wants(
-    network: str, optimizer: str, fraction: float
+def test_the_warm_up_and_the_rise_of_a_run_are_what_its_network_wants(
+    network: str, optimizer: str, fraction: float, rise: float
 ) -> None:
     first = spec_of(FIRST_SPECS[0]).model_dump()
     task, train = first["task"] | {"network": network, "width": 8}, first["train"] | {"optimizer": optimizer}
     spec = RunSpec.model_validate(first | {"task": task, "train": train, "control": ControlConfig()})
     assert spec.control is not None
-    assert spec.control.warmup_fraction == fraction
+    assert (spec.control.warmup_fraction, spec.control.rise) == (fraction, rise)

@@ -12,7 +12,8 @@ import pytest
 from wandb_offline import clean_environment, items, of_kind, read_records, records_of, rows_of, start
 
 from metalr.config import TaskConfig, TrainConfig, WandbConfig
-from metalr.training.records import RunRecord, RunSpec
+from metalr.training.records import RunRecord
+from metalr.training.specs import RunSpec
 from metalr.training.tracking import log_run_record
 
 NAN, INF = float("nan"), float("inf")
