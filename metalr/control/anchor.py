@@ -29,7 +29,7 @@ SCALING_SETTINGS = frozenset({"betas", "centered", "ns_steps"})
 USUAL_WARMUP = 0.05
 """Part of the budget."""
 USUAL_RISE = 2.0
-"""The best peak under way over the best LR to start with, for a network that normalises under SGD."""
+"""The best peak under way over the best LR to start with, for a network that normalises."""
 Shape = Literal["hold", "linear", "cosine", "constant"]
 """The shapes after the warm-up."""
 
@@ -144,15 +144,16 @@ def warmup_fraction(*, scales_gradients: bool, normalises: bool | None) -> float
 def usual_rise(*, scales_gradients: bool, averages_iterates: bool, normalises: bool | None) -> float:
     """What the peak is of the LR that training starts with, where a recipe leaves it open.
 
-    2 under SGD where the network normalises: it bears a large LR from its first step, and twice that is best
-    once it is under way; see `experiments/results/NOTES.md`. Else 1.
+    2 where the network normalises, under SGD and where iterates are averaged: such a network bears a large LR
+    from its first step, and twice that is best once it is under way. 1 where it does not, and under Adam and
+    its kind, where nothing is gained by it; see `experiments/results/NOTES.md`.
 
     Args:
         scales_gradients: Whether the optimizer divides the gradient by its size, as Adam does.
         averages_iterates: Whether the model one uses is an average of the trained weights.
         normalises: Whether the network has normalisation layers; None: not known.
     """
-    return USUAL_RISE if normalises and not (scales_gradients or averages_iterates) else 1.0
+    return USUAL_RISE if normalises and (averages_iterates or not scales_gradients) else 1.0
 
 
 def anchor_for(optimizer: Optimizer, config: ControlConfig, normalises: bool | None = None) -> Anchor:

@@ -146,7 +146,9 @@ def test_a_warm_up_where_it_saves_something(
         (SGD, False, 1.0),
         (SGD, None, 1.0),
         (ADAMW, True, 1.0),
-        (SCHEDULE_FREE_SGD, True, 1.0),
+        (SCHEDULE_FREE, True, 2.0),
+        (SCHEDULE_FREE_SGD, True, 2.0),
+        (SCHEDULE_FREE_SGD, False, 1.0),
     ],
 )
 def test_a_rise_where_training_may_start_at_a_large_lr(

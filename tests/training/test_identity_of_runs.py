@@ -170,7 +170,8 @@ def test_the_control_law_of_a_run_is_what_its_optimizer_wants(
     ("network", "optimizer", "fraction", "rise"),
     [
         ("resnet18", "sgd", 0.0, 2.0),
-        ("cnn_gn", "schedule_free_sgd", 0.0, 1.0),
+        ("cnn_gn", "schedule_free_sgd", 0.0, 2.0),
+        ("cnn_gn", "schedule_free_adamw", 0.05, 2.0),
         ("cnn", "sgd", 0.05, 1.0),
         ("cnn_bn", "adamw", 0.05, 1.0),
     ],
