@@ -80,8 +80,8 @@ class ControlConfig(Section):
     normalises, else 0.05."""
     rise: Annotated[float, Field(ge=1.0, le=100.0)] | Literal["auto"] = "auto"
     """Largest height of the anchor over that at its start, a warm-up apart; the decision before training is for the LR to
-    start with, and its peak so many times that. `auto`: 2 where the network normalises,
-    under SGD and optimizers that average, else 1."""
+    start with, and its peak so many times that. `auto`, where the network normalises: under optimizers that average 2, under
+    SGD 1 at up to 8 epochs, 2 from 16 on; else 1."""
     rise_fraction: Annotated[float, Field(gt=0.0, le=1.0)] = 0.2
     """Part of the budget in which it rises so."""
     correction_bound: Annotated[float, Field(ge=1.0, le=1e3)] = 10.0

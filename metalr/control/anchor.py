@@ -30,6 +30,8 @@ USUAL_WARMUP = 0.05
 """Part of the budget."""
 USUAL_RISE = 2.0
 """The best peak under way over the best LR to start with, for a network that normalises."""
+EPOCHS_WITHOUT_RISE = 8
+"""Under SGD; it is whole at twice as many."""
 Shape = Literal["hold", "linear", "cosine", "constant"]
 """The shapes after the warm-up."""
 
@@ -141,27 +143,42 @@ def warmup_fraction(*, scales_gradients: bool, normalises: bool | None) -> float
     return 0.0 if normalises and not scales_gradients else USUAL_WARMUP
 
 
-def usual_rise(*, scales_gradients: bool, averages_iterates: bool, normalises: bool | None) -> float:
+def usual_rise(
+    *, scales_gradients: bool, averages_iterates: bool, normalises: bool | None, total_epochs: int | None
+) -> float:
     """What the peak is of the LR that training starts with, where a recipe leaves it open.
 
-    2 where the network normalises, under SGD and where iterates are averaged: such a network bears a large LR
-    from its first step, and twice that is best once it is under way. 1 where it does not, and under Adam and
-    its kind, where nothing is gained by it; see `experiments/results/NOTES.md`.
+    A network that normalises bears a large LR from its first step, and up to twice that is best once it is
+    under way. Under SGD that takes a long budget: 1 up to 8 epochs, 2 from 16 on, in between in proportion.
+    Where iterates are averaged 2. 1 for networks that do not normalise, and under Adam and its kind, where
+    nothing is gained by it. See `experiments/results/NOTES.md`.
 
     Args:
         scales_gradients: Whether the optimizer divides the gradient by its size, as Adam does.
         averages_iterates: Whether the model one uses is an average of the trained weights.
         normalises: Whether the network has normalisation layers; None: not known.
+        total_epochs: The budget; None where it is not known.
     """
-    return USUAL_RISE if normalises and (averages_iterates or not scales_gradients) else 1.0
+    if not normalises or total_epochs is None:
+        return 1.0
+    if averages_iterates:
+        return USUAL_RISE
+    if scales_gradients:
+        return 1.0
+    return min(max(total_epochs / EPOCHS_WITHOUT_RISE, 1.0), USUAL_RISE)
 
 
-def anchor_for(optimizer: Optimizer, config: ControlConfig, normalises: bool | None = None) -> Anchor:
+def anchor_for(
+    optimizer: Optimizer,
+    config: ControlConfig,
+    normalises: bool | None = None,
+    total_epochs: int | None = None,
+) -> Anchor:
     """The anchor that `config` asks for.
 
     Its shape `auto` is `constant` where `optimizer` averages, else `hold`; its warm-up `auto` depends on
-    whether the network `normalises` (None: not known), see `warmup_fraction`, and so does its rise `auto`,
-    see `usual_rise`.
+    whether the network `normalises` (None: not known), see `warmup_fraction`; its rise `auto` on that and on
+    the budget, see `usual_rise`.
     """
     shape, warmup, rise = config.anchor, config.warmup_fraction, config.rise
     averages, scales = averages_iterates(optimizer), scales_gradients(optimizer)
@@ -170,5 +187,10 @@ def anchor_for(optimizer: Optimizer, config: ControlConfig, normalises: bool | N
     if warmup == "auto":
         warmup = warmup_fraction(scales_gradients=scales, normalises=normalises)
     if rise == "auto":
-        rise = usual_rise(scales_gradients=scales, averages_iterates=averages, normalises=normalises)
+        rise = usual_rise(
+            scales_gradients=scales,
+            averages_iterates=averages,
+            normalises=normalises,
+            total_epochs=total_epochs,
+        )
     return Anchor(shape, warmup, config.decay_fraction, rise, config.rise_fraction)

@@ -104,9 +104,9 @@ def course_for(
 ) -> Course:
     """The anchor that `config` asks for over this budget; without a budget the anytime one.
 
-    Whether the network `normalises` (None: not known) may decide about its warm-up.
+    Whether the network `normalises` (None: not known) may decide about its warm-up and its rise.
     """
-    anchor = anchor_for(optimizer, config, normalises)
+    anchor = anchor_for(optimizer, config, normalises, total_epochs)
     if total_epochs is not None:
         return BudgetCourse(anchor, total_epochs * units_per_epoch)
     return AnytimeCourse("constant" if anchor.shape == "constant" else "anytime", units_per_epoch)

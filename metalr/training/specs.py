@@ -176,8 +176,12 @@ class RunSpec(_Frozen):
         if control.warmup_fraction == "auto":
             changes["warmup_fraction"] = warmup_fraction(scales_gradients=scales, normalises=known)
         if control.rise == "auto":
-            rise = usual_rise(scales_gradients=scales, averages_iterates=averages, normalises=known)
-            changes["rise"] = rise
+            changes["rise"] = usual_rise(
+                scales_gradients=scales,
+                averages_iterates=averages,
+                normalises=known,
+                total_epochs=info.data["train"].epochs,
+            )
         if control.probe:
             first, last = control.probe.lrs(scales_gradients=scales)
             changes["probe"] = control.probe.model_copy(update={"min_lr": first, "max_lr": last})

@@ -140,20 +140,25 @@ def test_a_warm_up_where_it_saves_something(
 
 
 @pytest.mark.parametrize(
-    ("optimizer", "normalises", "rise"),
+    ("optimizer", "normalises", "epochs", "rise"),
     [
-        (SGD, True, 2.0),
-        (SGD, False, 1.0),
-        (SGD, None, 1.0),
-        (ADAMW, True, 1.0),
-        (SCHEDULE_FREE, True, 2.0),
-        (SCHEDULE_FREE_SGD, True, 2.0),
-        (SCHEDULE_FREE_SGD, False, 1.0),
+        (SGD, True, 4, 1.0),
+        (SGD, True, 8, 1.0),
+        (SGD, True, 12, 1.5),
+        (SGD, True, 16, 2.0),
+        (SGD, True, 100, 2.0),
+        (SGD, True, None, 1.0),
+        (SGD, False, 100, 1.0),
+        (SGD, None, 100, 1.0),
+        (ADAMW, True, 100, 1.0),
+        (SCHEDULE_FREE, True, 4, 2.0),
+        (SCHEDULE_FREE_SGD, True, 100, 2.0),
+        (SCHEDULE_FREE_SGD, False, 100, 1.0),
     ],
 )
-def test_a_rise_where_training_may_start_at_a_large_lr(
-    optimizer: torch.optim.Optimizer, normalises: bool | None, rise: float
+def test_a_rise_where_it_gains_something(
+    optimizer: torch.optim.Optimizer, normalises: bool | None, epochs: int | None, rise: float
 ) -> None:
-    assert anchor_for(optimizer, ControlConfig(), normalises).rise == rise
-    chosen = anchor_for(optimizer, ControlConfig(rise=3.0, rise_fraction=0.4), normalises)
+    assert anchor_for(optimizer, ControlConfig(), normalises, epochs).rise == rise
+    chosen = anchor_for(optimizer, ControlConfig(rise=3.0, rise_fraction=0.4), normalises, epochs)
     assert (chosen.rise, chosen.rise_fraction) == (3.0, 0.4)

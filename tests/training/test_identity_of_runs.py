@@ -169,7 +169,7 @@ def test_the_control_law_of_a_run_is_what_its_optimizer_wants(
 @pytest.mark.parametrize(
     ("network", "optimizer", "fraction", "rise"),
     [
-        ("resnet18", "sgd", 0.0, 2.0),
+        ("resnet18", "sgd", 0.0, 1.5),
         ("cnn_gn", "schedule_free_sgd", 0.0, 2.0),
         ("cnn_gn", "schedule_free_adamw", 0.05, 2.0),
         ("cnn", "sgd", 0.05, 1.0),
@@ -180,7 +180,8 @@ def test_the_warm_up_and_the_rise_of_a_run_are_what_its_network_wants(
     network: str, optimizer: str, fraction: float, rise: float
 ) -> None:
     first = spec_of(FIRST_SPECS[0]).model_dump()
-    task, train = first["task"] | {"network": network, "width": 8}, first["train"] | {"optimizer": optimizer}
+    task = first["task"] | {"network": network, "width": 8}
+    train = first["train"] | {"optimizer": optimizer, "epochs": 12}
     spec = RunSpec.model_validate(first | {"task": task, "train": train, "control": ControlConfig()})
     assert spec.control is not None
     assert (spec.control.warmup_fraction, spec.control.rise) == (fraction, rise)
