@@ -67,7 +67,6 @@ ARMS = (
     Arm("full"),
     Arm("a warm-up of 5 % for every network", {"warmup_fraction": 0.05}),
     Arm("no warm-up for any network", {"warmup_fraction": 0.0}),
-    Arm("a rise from half the peak for every network", {"rise": 2.0}),
     Arm("an anchor that falls in a straight line", {"anchor": "linear"}),
     Arm("the first decision held", {"correction_bound": 1.0}),
     Arm("predictions not counted (probe and anchor alone)", is_learned=False),
