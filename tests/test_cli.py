@@ -384,3 +384,10 @@ def test_completion_installs_itself(tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr
     scripts = [path.read_text() for path in tmp_path.rglob("*") if path.is_file()]
     assert any("_METALR_COMPLETE=complete_bash" in script for script in scripts)
+
+
+def test_no_command_is_there_twice() -> None:
+    groups = [app, *(group.typer_instance for group in app.registered_groups)]
+    for group in groups:
+        names = [command.name or command.callback.__name__ for command in group.registered_commands]
+        assert len(names) == len(set(names)) > 0

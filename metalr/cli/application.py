@@ -74,20 +74,3 @@ def run_stage(
         made = stage(config, display)
         for path in made if isinstance(made, list) else [made]:
             display.announce(str(path))
-
-
-@app.command()
-def metadataset(
-    arguments: Arguments = None,
-    as_is: Annotated[
-        bool, typer.Option("--as-is", help="Train nothing: write it from the runs that are finished.")
-    ] = False,
-) -> None:
-    """Run and fork baseline trainings; write the meta-dataset and its card."""
-
-    def stage(config: ExperimentConfig, display: Display) -> Path:
-        from metalr import stages
-
-        return stages.metadataset(config, display, as_is=as_is)
-
-    run_stage(arguments, stage)

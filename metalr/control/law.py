@@ -171,7 +171,7 @@ class ControlLaw:
         proposed = state.reference_lr * math.exp(offset) * state.scale
         if state.peak is None:
             proposed *= self.rise
-        if state.peak is not None and self._gains_little(state, state.peak, prediction):
+        elif self._gains_little(state, state.peak, prediction):
             own = state.peak / state.scale if state.first_peak is None else state.first_peak
             decision = Decision(observation.epoch, proposed, state.peak, "kept: little to gain")
             kept_state = replace(state, trace=trace, memory=memory, first_peak=own)
