@@ -167,9 +167,12 @@ def _trunk(
 
 
 def _under_controller(trunk: RunSpec, recipe: ExperimentConfig, sha256: str) -> RunSpec:
-    """The trunk with all of the control law, each setting of which can change its course."""
+    """The trunk with all of the control law, each setting of which can change its course.
+
+    But for the rise: the LR of a candidate is the one to start with and to hold, before training as later.
+    """
     assert trunk.control is not None
-    changes = {"probe": trunk.control.probe, "warmup_fraction": _warmup_fraction(recipe)}
+    changes = {"probe": trunk.control.probe, "warmup_fraction": _warmup_fraction(recipe), "rise": 1.0}
     control = recipe.control.model_copy(update=changes)
     return RunSpec.model_validate(
         trunk.model_dump() | {"control": control, "controller_sha256": sha256, "schedules": None}

@@ -160,3 +160,7 @@ def test_branches_may_have_a_warm_up_of_their_own() -> None:
         assert spec.control.warmup_fraction == 0.02
     for spec in controlled(**{"control.warmup_fraction": 0.1}):
         assert spec.control.warmup_fraction == 0.1
+
+
+def test_no_trunk_rises_since_a_candidate_is_the_lr_to_start_with() -> None:
+    assert {spec.control.rise for spec in controlled(**{"control.rise": 2.0})} == {1.0}
