@@ -42,8 +42,14 @@ def test_only_controlled_runs_carry_control() -> None:
         controlled = spec.method == "metalr-mlp"
         assert (spec.control is not None) == controlled
         if spec.control is not None:
-            left = {"anchor", "probe", "warmup_fraction"}  # resolved for the optimizer and the network
+            left = {
+                "anchor",
+                "probe",
+                "warmup_fraction",
+                "rise",
+            }  # resolved for the optimizer and the network
             assert spec.control.model_dump(exclude=left) == config.control.model_dump(exclude=left)
+            assert spec.control.rise == 1.0  # an MLP, which does not normalise
         assert spec.controller_sha256 == ("a" * 64 if controlled else None)
 
 
