@@ -197,3 +197,10 @@ class ExperimentConfig(Section):
     """Worker processes, one run each at a time; 0 trains in this process."""
     store: Annotated[str, Field(min_length=1)] = "runs"
     """Directory of the run records and controllers."""
+
+    @model_validator(mode="after")
+    def _only_classes_are_smoothed(self) -> ExperimentConfig:
+        if self.task.objective != "classify" and self.train.label_smoothing > 0.0:
+            problem = f"train.label_smoothing is for classes, not for task.objective={self.task.objective}"
+            raise ValueError(f"{problem}: set it to 0")
+        return self

@@ -47,6 +47,9 @@ class TaskConfig(Section):
     `transformer`, `gru`: one layer over the rows of an image."""
     width: Annotated[int, Field(ge=8, le=1024)] = 32
     """Channels of the first stage (resnet18: 64 is the standard), or units of a hidden layer (an MLP)."""
+    objective: Literal["classify", "regress", "reconstruct"] = "classify"
+    """What is learned, and the training loss: `classify`, the class, by cross-entropy; `regress`, a 1 at the class and a 0 at
+    the others, `reconstruct`, the normalised image itself, both by mean squared error."""
     dropout: Fraction = 0.0
     """Probability of zeroing a unit before the last layer."""
     split_seed: Seed = 0

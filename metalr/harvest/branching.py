@@ -192,7 +192,9 @@ def branch_losses(
     read_after: Container[int],
     tell: OnEpochs = lambda epochs: None,
 ) -> list[float | None]:
-    """The `outer_valid` losses, nats, of one branch to the end of the budget; None from a divergence on.
+    """The `outer_valid` losses of one branch to the end of the budget; None from a divergence on.
+
+    They are in nats, a squared error as `Task.in_nats` has it.
 
     Args:
         trunk: The run at the fork; its weights are left as the branch has made them.
@@ -246,4 +248,4 @@ def _restore_under_recipe(snapshot: Snapshot, model: nn.Module, optimizer: torch
 
 def _outer_loss(branch: Training) -> float | None:
     loss = evaluate_splits(branch, ["outer_valid"])[0].loss
-    return loss if loss < float("inf") else None
+    return branch.task.in_nats(loss) if loss < float("inf") else None

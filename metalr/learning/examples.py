@@ -20,6 +20,7 @@ __all__ = ["REGRET_FLOOR", "Examples", "joined", "make_examples", "read_at", "re
 
 REGRET_FLOOR = 0.01
 """Regrets are learned as log(regret + this), nats: differences below it are noise of the labels."""
+ACCURACY = FEATURE_NAMES.index("inner_valid_accuracy")
 ROUNDING = 1e-9
 """How far sums of logs may be off in their last bits."""
 
@@ -43,7 +44,7 @@ class Examples:
     next_regrets_EK: np.ndarray
     """Regret one epoch after the fork, nats."""
     log_best_loss_E: np.ndarray
-    """Natural log of the best candidate's final loss over log C."""
+    """Natural log of the best candidate's final loss over that of guessing."""
     log_reference_E: np.ndarray
     log_current_E: np.ndarray
     """Natural log of the equivalent peak that the run had."""
@@ -104,7 +105,10 @@ def make_examples(dataset: MetaDataset) -> Examples:
     log_offsets_K = _most_frequent(offsets_EK)
     run_ids = [str(rows["run_id"].iloc[0]) for rows in forks]
     traces_ETF = np.stack([_padded(traces[run_id], longest) for run_id in run_ids])
-    log_classes_E = traces_ETF[:, 0, FEATURE_NAMES.index("log_classes")]
+    # a squared error is harvested in units in which guessing costs log 10, and has no classes
+    log_classes_E = np.nan_to_num(traces_ETF[:, 0, FEATURE_NAMES.index("log_classes")], nan=np.log(10))
+    # nor has it an accuracy, as a loop of one's own would tell it
+    traces_ETF[np.isnan(traces_ETF[:, 0, FEATURE_NAMES.index("log_classes")]), :, ACCURACY] = np.nan
     best_E = np.nanmin(_values(forks, "final_loss"), axis=1)
 
     def read(column: str, loss: str) -> np.ndarray:

@@ -37,11 +37,17 @@ def make_optimizer(model: nn.Module, config: TrainConfig, budget_steps: int = 0)
 
 
 def training_loss(
-    model: Callable[[Tensor], Any], images_BCHW: Tensor, labels_B: Tensor, config: TrainConfig
+    model: Callable[[Tensor], Any], images_BCHW: Tensor, targets_B: Tensor, config: TrainConfig
 ) -> Tensor:
-    """The scalar training loss of a batch: cross-entropy with label smoothing, in the recipe's arithmetic."""
+    """The scalar training loss of a batch, in the recipe's arithmetic.
+
+    Cross-entropy with label smoothing where the targets are classes (int64), nats; the mean squared error
+    where they are numbers, of shape (B, outputs).
+    """
     if config.channels_last is True:
         images_BCHW = images_BCHW.contiguous(memory_format=torch.channels_last)
     with torch.autocast(images_BCHW.device.type, torch.bfloat16, enabled=config.dtype == "bfloat16"):
-        logits = model(images_BCHW)
-    return functional.cross_entropy(logits.float(), labels_B, label_smoothing=config.label_smoothing)
+        outputs = model(images_BCHW)
+    if targets_B.is_floating_point():
+        return functional.mse_loss(outputs.float(), targets_B)
+    return functional.cross_entropy(outputs.float(), targets_B, label_smoothing=config.label_smoothing)

@@ -43,6 +43,7 @@ SCHEMA_VERSION: Literal[1] = 1
 ADDED_SETTINGS: dict[tuple[str, ...], Any] = {
     ("schedules",): None,
     ("task", "classes"): None,
+    ("task", "objective"): "classify",
     ("train", "optimizer"): "sgd",
     ("train", "beta2"): 0.999,
     ("train", "decay_norms_and_biases"): True,

@@ -94,7 +94,7 @@ class Stack:
         return finite
 
     def outer_loss(self, position: int) -> float | None:
-        """The `outer_valid` loss of a copy, nats; None where it is not finite. Puts it into the model."""
+        """The `outer_valid` loss of a copy, by `Task.in_nats`; None where not finite. Puts it into the model."""
         branch = self._branch
         with torch.no_grad():
             for name, parameter in branch.model.named_parameters():
@@ -102,7 +102,7 @@ class Stack:
             for name, buffer in branch.model.named_buffers():
                 buffer.copy_(self._tensors["buffer"][name][position])
         loss = evaluate(branch.model, branch.task, "outer_valid", branch.config).loss
-        return loss if loss < float("inf") else None
+        return branch.task.in_nats(loss) if loss < float("inf") else None
 
     def _train_batch(self, images_BCHW: Tensor, labels_B: Tensor) -> Tensor:
         if self._record is None:

@@ -3,7 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
-from metalr.config import CompareConfig, ExperimentConfig, ProbeConfig, TrainConfig
+from metalr.config import CompareConfig, ExperimentConfig, ProbeConfig, TaskConfig, TrainConfig
 
 
 @pytest.mark.parametrize(
@@ -18,6 +18,13 @@ from metalr.config import CompareConfig, ExperimentConfig, ProbeConfig, TrainCon
 def test_a_value_twice_is_refused(twice: dict) -> None:
     with pytest.raises(ValidationError, match="holds a value twice"):
         CompareConfig(**twice)
+
+
+def test_only_classes_are_smoothed() -> None:
+    with pytest.raises(ValidationError, match="label_smoothing is for classes"):
+        ExperimentConfig(task=TaskConfig(objective="regress"), train=TrainConfig(label_smoothing=0.1))
+    ExperimentConfig(task=TaskConfig(objective="regress"))
+    ExperimentConfig(train=TrainConfig(label_smoothing=0.1))
 
 
 def test_nesterov_without_momentum_and_a_flat_ramp_are_refused() -> None:

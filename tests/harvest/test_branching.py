@@ -228,6 +228,32 @@ def test_labels_come_from_outer_valid_and_test_is_never_read(
     assert "test" in reads
 
 
+def test_a_squared_error_is_harvested_in_units_of_guessing(tmp_path: Path) -> None:
+    task = TASK.model_copy(update={"objective": "regress", "augmentation": "none", "dropout": 0.0})
+    found = tiny_task(**task.model_dump())
+    seen: list[tuple[float, float]] = []
+
+    def branch_and_read(live: LiveRun) -> None:
+        assert live.setting.num_classes is None
+        if live.training.epoch == 2:
+            snapshot = Snapshot.take(live.training.model, live.training.optimizer)
+            (told,) = branch_losses(live.training, snapshot, 0.05, CONTROL, ())
+            assert told is not None
+            (read,) = evaluate_splits(live.training, ["outer_valid"])
+            seen.append((told, read.loss))
+            snapshot.restore(live.training.model, live.training.optimizer)
+
+    spec = trunk_spec(task=task)
+    trunk = train_run(Job(spec=spec, store=str(tmp_path / "copy")), found, None, branch_and_read)
+    ((told, read),) = seen
+    assert told == pytest.approx(read / found.loss_of_guessing * 2.302585)
+    assert trunk.result["final"]["outer_valid/loss"] < 0.3  # the run's own record tells it as it is
+    alone = run_trunk(job_of(spec, tmp_path / "alone"), found)
+    together = run_trunk(job_of(trunk_spec(task=task, forks_together=True), tmp_path / "together"), found)
+    for one, other in zip(alone.forks, together.forks, strict=True):
+        assert one["final_loss"] == pytest.approx(other["final_loss"], rel=1e-3)
+
+
 def test_an_ordinary_run_is_refused_as_a_trunk(tmp_path: Path) -> None:
     spec = tiny_spec(task=TASK, train=TRAIN)
     with pytest.raises(ValueError, match="is no trunk"):

@@ -127,3 +127,16 @@ def test_forks_of_harvests_with_other_candidates_are_read_at_those_that_most_hav
     ]  # and the last fork has nothing in common with the others
     np.testing.assert_allclose(examples.regrets_EK, expected, atol=1e-12)
     np.testing.assert_allclose(examples.log_reference_E, 0.0, atol=1e-12)
+
+
+def test_a_loss_without_classes_counts_up_to_log_10_and_tells_no_accuracy() -> None:
+    curve = ([0.5, 1.0, 2.0], [1.0, 0.5, 9.0])
+    dataset = _meta_dataset({"a": curve, "b": curve})
+    squared = dataset.transitions["run_id"] == "a"
+    dataset.transitions["feature/inner_valid_accuracy"] = 0.7
+    dataset.transitions.loc[squared, "feature/log_classes"] = np.nan
+    examples = make_examples(dataset)
+    np.testing.assert_allclose(examples.regrets_EK, [[0.5, 0.0, np.log(10) - 0.5], [0.5, 0.0, 1.8]])
+    np.testing.assert_allclose(examples.log_best_loss_E, np.log([0.5 / np.log(10), 0.5 / 2.3]))
+    accuracies_E = examples.traces_ETF[:, 0, FEATURE_NAMES.index("inner_valid_accuracy")]
+    np.testing.assert_equal(accuracies_E, [np.nan, 0.7])

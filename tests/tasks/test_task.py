@@ -390,3 +390,46 @@ def test_a_batch_never_waits_for_the_gpu() -> None:
     on_cpu = make_task(config, DataConfig(), CPU).make_model(3)
     for value, expected in zip(model.parameters(), on_cpu.parameters(), strict=True):
         assert torch.equal(value.cpu(), expected)
+
+
+def test_the_targets_of_each_objective_by_hand() -> None:
+    classes = make_task(TaskConfig(), DataConfig(), CPU)
+    numbers, pixels = (
+        make_task(TaskConfig(objective=name), DataConfig(), CPU) for name in ("regress", "reconstruct")
+    )
+    assert {task.digest for task in (classes, numbers, pixels)} == {classes.digest}
+    assert [task.num_outputs for task in (classes, numbers, pixels)] == [10, 10, 64]
+    assert [task.make_model(0)[-1].out_features for task in (classes, numbers, pixels)] == [10, 10, 64]
+    chosen = torch.tensor([5, 0, 7])
+    labels = classes.splits["train"].labels_B[chosen]
+    assert torch.equal(classes.train_batch(chosen, _generator())[1], labels)
+    assert numbers.train_batch(chosen, _generator())[1].tolist() == [
+        [float(place == label) for place in range(10)] for label in labels
+    ]
+    images, targets = pixels.train_batch(chosen, _generator())
+    assert torch.equal(targets, images.reshape(3, 64))
+    images, targets = pixels.eval_batch("inner_valid", 2, 5)
+    assert torch.equal(targets, images.reshape(3, 64))
+
+
+def test_an_augmented_image_is_its_own_target() -> None:
+    for augmentation in ("standard", "strong"):
+        task = _task(objective="reconstruct", augmentation=augmentation)
+        images, targets = task.train_batch(torch.arange(8), _generator())
+        assert torch.equal(targets, images.flatten(1))
+
+
+def test_what_guessing_costs_by_hand() -> None:
+    classes, numbers, pixels = (
+        make_task(TaskConfig(objective=name), DataConfig(), CPU)
+        for name in ("classify", "regress", "reconstruct")
+    )
+    assert classes.loss_of_guessing == pytest.approx(np.log(10))
+    assert classes.in_nats(0.25) == 0.25
+    shares = np.bincount(numbers.splits["train"].labels_B.numpy(), minlength=10) / 987
+    assert numbers.loss_of_guessing == pytest.approx(np.mean(shares * (1 - shares)), rel=1e-5)
+    seen = pixels.splits["train"].images_BCHW.numpy().astype(float) / 255
+    assert pixels.loss_of_guessing == pytest.approx(np.mean((seen / seen.std()).var(axis=0)), rel=1e-5)
+    for task in (numbers, pixels):
+        assert task.in_nats(task.loss_of_guessing) == pytest.approx(np.log(10))
+        assert task.in_nats(0.0) == 0.0

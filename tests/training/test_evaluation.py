@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from training.tiny import TRAIN, job_of, rule_controller, tiny_spec, tiny_task, without_times
+import torch
+from torch import nn
+from training.tiny import TASK, TRAIN, job_of, rule_controller, tiny_spec, tiny_task, without_times
 
 from metalr.config import TrainConfig
 from metalr.control import Observation, Schedule
-from metalr.training import train_run
-from metalr.training.evaluation import last_evaluated
+from metalr.training import train_run, training_loss
+from metalr.training.evaluation import evaluate, last_evaluated
 
 
 def config_of(every: int, epochs: int = 7) -> TrainConfig:
@@ -76,3 +78,56 @@ def test_a_lost_loss_is_told_at_once() -> None:
     schedule.after_epoch(Observation(epoch=2, is_finite=False), is_fresh=False)
     schedule.after_epoch(Observation(epoch=3, is_finite=True), is_fresh=True)
     assert (scheduler.heard, scheduler.moved) == ([2, 3], 3)
+
+
+class _Fixed(nn.Module):
+    """Answers with the same outputs whatever it sees."""
+
+    def __init__(self, outputs: torch.Tensor) -> None:
+        super().__init__()
+        self.outputs_O = outputs
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.outputs_O.expand(len(images), -1)
+
+
+def test_the_losses_of_each_objective_by_hand() -> None:
+    classes, numbers, pixels = (
+        tiny_task(objective=name, augmentation="none", dropout=0.0)
+        for name in ("classify", "regress", "reconstruct")
+    )
+    labels = numbers.splits["outer_valid"].labels_B
+    answer = torch.tensor([-0.5, 0.1, 0.0, 0.4])
+    is_right = (labels == 3).double().mean()
+    found = evaluate(_Fixed(answer), numbers, "outer_valid", TRAIN)
+    squares = [(answer[o] - float(label == o)) ** 2 for label in labels for o in range(4)]
+    assert found.loss == pytest.approx(float(sum(squares)) / len(squares), rel=1e-5)
+    assert found.accuracy == pytest.approx(float(is_right))
+    found = evaluate(_Fixed(answer), classes, "outer_valid", TRAIN)
+    assert found.loss == pytest.approx(float(-answer.log_softmax(0)[labels].mean()), rel=1e-5)
+    assert found.accuracy == pytest.approx(float(is_right))
+    images, _ = pixels.eval_batch("outer_valid", 0, 32)
+    mean = pixels.eval_batch("train", 0, 128)[0].flatten(1).mean(dim=0)
+    found = evaluate(_Fixed(mean), pixels, "outer_valid", TRAIN)
+    loss = float((images.flatten(1) - mean).square().mean())
+    assert found.loss == pytest.approx(loss, rel=1e-5)
+    assert found.accuracy == pytest.approx(max(0.0, 1.0 - loss / pixels.loss_of_guessing), abs=1e-5)
+    assert evaluate(_Fixed(mean + 9.0), pixels, "outer_valid", TRAIN).accuracy == 0.0
+    for task, outputs in ((numbers, answer), (pixels, mean)):
+        batch = task.eval_batch("outer_valid", 0, 32)
+        held_out = evaluate(_Fixed(outputs), task, "outer_valid", TRAIN).loss
+        assert float(training_loss(_Fixed(outputs), *batch, TRAIN)) == pytest.approx(held_out, rel=1e-5)
+
+
+@pytest.mark.parametrize("objective", ["regress", "reconstruct"])
+@pytest.mark.parametrize("method", ["cosine", "metalr-mlp"])
+def test_a_squared_error_is_learned(objective: str, method: str, tmp_path: Path) -> None:
+    task = TASK.model_copy(update={"objective": objective, "augmentation": "none"})
+    record = train_run(
+        job_of(tiny_spec(method, task=task), tmp_path),
+        tiny_task(**task.model_dump()),
+        rule_controller() if method.startswith("metalr") else None,
+    )
+    losses = [row["inner_valid/loss"] for row in record.epochs]
+    assert losses[-1] < losses[0] < 2.0
+    assert 0.0 <= record.result["final"]["test/accuracy"] <= 1.0
