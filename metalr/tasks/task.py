@@ -70,7 +70,7 @@ class Task:
         return float(targets_NO.var(dim=0, correction=0).mean())
 
     def in_nats(self, loss: float) -> float:
-        """A loss as labels compare it over tasks: a squared error counts log 10 where it is that of guessing."""
+        """A loss as labels compare it over tasks, nats: the squared error of guessing counts log 10."""
         return loss if self.config.objective == "classify" else loss / self.loss_of_guessing * math.log(10)
 
     def make_model(self, seed: int) -> nn.Module:

@@ -94,7 +94,7 @@ class Stack:
         return finite
 
     def outer_loss(self, position: int) -> float | None:
-        """The `outer_valid` loss of a copy, by `Task.in_nats`; None where not finite. Puts it into the model."""
+        """The `outer_valid` loss of a copy, by `Task.in_nats`; None: not finite. Puts it into the model."""
         branch = self._branch
         with torch.no_grad():
             for name, parameter in branch.model.named_parameters():
