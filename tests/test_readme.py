@@ -465,7 +465,7 @@ def test_the_study_on_three_seeds_is_that_of_the_committed_runs(tmp_path: Path) 
             ends.setdefault(record.spec.method, {})[record.spec.seed] = record.result["final"][
                 "test/accuracy"
             ]
-    assert {method: set(found) for method, found in ends.items()} == dict.fromkeys(ends, {0, 1, 2})
+    assert ends.keys() == {"metalr-lstm", "cosine"}
     lstm, cosine = ([100 * ends[name][seed] for seed in range(3)] for name in ("metalr-lstm", "cosine"))
     (sentence,) = re.findall(r"<!-- study-seeds:begin -->(.*?)<!-- study-seeds:end -->", README, re.DOTALL)
     assert sentence == (

@@ -28,6 +28,7 @@ def make_card(
     columns: Sequence[Column],
     files: Mapping[str, Mapping[str, Any]],
     run_versions: Iterable[Mapping[str, str]],
+    objectives: Mapping[str, int],
     settings: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Everything known of a meta-dataset, as plain JSON values, with its own `digest`.
@@ -38,6 +39,7 @@ def make_card(
         columns: Those of `transitions`.
         files: `file`, `sha256` and `bytes` of each table.
         run_versions: Of each run, the versions of what made it.
+        objectives: Runs by `task.objective`; kept in the card where not all classify.
         settings: Of the harvest; `name` names the meta-dataset.
 
     Raises:
@@ -59,6 +61,8 @@ def make_card(
         "versions": {"runs": _merged(run_versions), "tables": _own_versions()},
         "columns": {"transitions": _describe(columns), "forks": _describe(FORK_COLUMNS)},
     }
+    if set(objectives) - {"classify"}:
+        card["objectives"] = {name: objectives[name] for name in sorted(objectives)}
     return card | {"digest": digest_of(card)}
 
 
@@ -146,7 +150,7 @@ Candidates are multiples of a reference LR, which a range test on the untrained 
 The second line is for candidates that diverged or ended above {lost_loss:g} nats.
 
 The labels are losses on `outer_valid`. The controller's features use `train` and `inner_valid` alone, and
-no image of `test` was read.
+no image of `test` was read.{objectives}
 
 ## What is in it
 
@@ -190,9 +194,21 @@ def render_card(card: Mapping[str, Any]) -> str:
         breakdown="".join(_breakdown_table(key, parts) for key, parts in card["breakdown"].items()),
         columns="\n".join(_columns_table(name, described) for name, described in card["columns"].items()),
         datasets=", ".join(card["breakdown"]["dataset"]),
+        objectives=_objectives(card.get("objectives", {})),
         left_out=_left_out(card["settings"].get("unfinished", [])),
         hashes=_table(["of", "SHA-256"], hashes)
         + f"\nThe runs were made with {versions or 'unknown versions'}.\n",
+    )
+
+
+def _objectives(counts: Mapping[str, int]) -> str:
+    if not counts:
+        return ""
+    listed = ", ".join(f"{number} `{name}`" for name, number in counts.items())
+    return (
+        f" Of the runs, by `task.objective`, {listed}:\nwhere numbers or images are learned, "
+        "the losses of forks are squared errors in units of guessing, times log 10,\n"
+        "those of transitions squared errors as they are."
     )
 
 

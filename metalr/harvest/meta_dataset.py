@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,13 +93,19 @@ def build_meta_dataset(
     check_tables(**frames, columns=columns, source="meta-dataset")
     plain_settings = json.loads(canonical_json(dict(settings)))
     versions = [record.result.get("versions", {}) for record in ordered]
+    objectives = Counter(record.spec.task.objective for record in ordered)
     files = {
         name: _file_facts(name, content) for name, content in _contents(**frames, columns=columns).items()
     }
     return MetaDataset(
         **frames,
         card=make_card(
-            **frames, columns=columns, files=files, run_versions=versions, settings=plain_settings
+            **frames,
+            columns=columns,
+            files=files,
+            run_versions=versions,
+            objectives=objectives,
+            settings=plain_settings,
         ),
     )
 

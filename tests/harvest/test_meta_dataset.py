@@ -264,6 +264,17 @@ def test_counts_and_card(dataset, folder) -> None:
     assert "{" not in text and "| mlp | 8 | 1 | 2 | 15 |" in text
 
 
+def test_a_card_tells_squared_errors_from_losses_of_classifiers(dataset, folder) -> None:
+    assert "objectives" not in dataset.card and "squared" not in (folder / "README.md").read_text()
+    records = [_record(0), _record(1, objective="regress"), _record(2, objective="regress")]
+    mixed = build_meta_dataset(records, NAMES, SETTINGS)
+    assert mixed.card["objectives"] == {"classify": 1, "regress": 2}
+    save_meta_dataset(mixed, folder)
+    assert load_meta_dataset(folder).card == mixed.card
+    text = (folder / "README.md").read_text().replace("\n", " ")
+    assert "by `task.objective`, 1 `classify`, 2 `regress`: where numbers or images are learned" in text
+
+
 def test_joined_meta_datasets_hold_each_run_once_and_say_what_they_are_made_of() -> None:
     records = [_record(seed=seed) for seed in range(4)]
     first = build_meta_dataset(records[:3], NAMES, {"name": "first"})
