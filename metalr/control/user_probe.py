@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -92,6 +93,7 @@ def probe_model(
             stream.close()
     if scale != 1.0:
         curve = replace(curve, lrs=tuple(lr / scale for lr in curve.lrs))
+    curve = replace(curve, is_squared_error=task.is_squared_error)
     return UserProbe(curve, task.batch_size, task.num_classes, _length(batches))
 
 
@@ -103,6 +105,7 @@ class _Task:
         self._takes_model = _takes_model(loss_fn)
         self.batch_size: int | None = None
         self.num_classes: int | None = None
+        self.is_squared_error = False
 
     def loss_of(self, batch: Any) -> Tensor:
         """The scalar training loss of one batch."""
@@ -113,6 +116,8 @@ class _Task:
             self.batch_size = len(targets)
             if isinstance(outputs, Tensor) and targets.dtype == torch.int64:
                 self.num_classes = _num_classes(outputs, targets)
+            else:
+                self.is_squared_error = _is_squared_error(self._loss_fn, outputs, targets)
         return scalar_loss(self._loss_fn(outputs, targets))
 
 
@@ -125,6 +130,19 @@ def _num_classes(outputs: Tensor, targets: Tensor) -> int | None:
         if shape[:axis] + shape[axis + 1 :] == wanted:
             return shape[axis] if shape[axis] >= 2 else None
     return None
+
+
+def _is_squared_error(loss_fn: LossFunction, outputs: Any, targets: Tensor) -> bool:
+    """Whether the loss is a quarter as large at half the distance from the targets.
+
+    Half, not twice: a loss of probabilities may refuse what lies outside 0..1.
+    """
+    if not isinstance(outputs, Tensor) or outputs.shape != targets.shape or not targets.is_floating_point():
+        return False
+    with torch.no_grad():
+        nearer = targets + 0.5 * (outputs - targets)
+        whole, quarter = float(loss_fn(outputs, targets)), float(loss_fn(nearer, targets))
+    return whole > 0.0 and math.isclose(quarter, whole / 4.0, rel_tol=0.01)
 
 
 def _length(batches: Iterable[Any]) -> int | None:

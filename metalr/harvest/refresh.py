@@ -26,7 +26,11 @@ def refreshed(record: RunRecord) -> RunRecord:
     if setting is None:
         return record
     known = network_normalises(record.spec.task.network)
-    probe = replace(ProbeCurve.from_dict(record.rows[0]["probe"]), normalises=known)
+    probe = replace(
+        ProbeCurve.from_dict(record.rows[0]["probe"]),
+        normalises=known,
+        is_squared_error=record.spec.task.objective != "classify",
+    )
     trace = [Observation.from_dict(row["observation"]) for row in record.rows]
     features = feature_rows(trace, Setting(**setting | {"normalises": known}), probe)
     rows: list[dict[str, Any]] = [

@@ -130,6 +130,27 @@ def test_the_ramp_and_the_reference_of_each_kind_of_optimizer(
     assert ProbeCurve.from_dict(curve.to_dict()) == curve
 
 
+def test_a_squared_error_lifts_the_reference_of_plain_sgd_alone() -> None:
+    losses = (2.0, 1.9, 1.8, 1.5, 2.5)
+
+    def lifted(exploded: bool = False, losses: tuple[float, ...] = losses, **kind: bool) -> float:
+        lrs = tuple(10.0**exponent for exponent in range(-3, len(losses) - 3))
+        plain, squared = (
+            ProbeCurve(lrs, losses, 2.0, exploded, 5, is_squared_error=told, **kind) for told in (False, True)
+        )
+        assert plain.edge_lr == squared.edge_lr
+        assert ProbeCurve.from_dict(squared.to_dict()) == squared
+        return squared.reference_lr / plain.reference_lr
+
+    assert lifted() == pytest.approx(4.0)
+    assert lifted(losses=(2.0, 1.9, 1.8, 1.5, 0.9)) == pytest.approx(4.0)  # still falling at the ramp's end
+    for kind in ("scales_gradients", "averages_iterates", "normalises"):
+        assert lifted(**{kind: True}) == 1.0
+    values = probe_of(1.0).to_dict()
+    del values["is_squared_error"]
+    assert not ProbeCurve.from_dict(values).is_squared_error
+
+
 def test_a_curve_from_before_optimizers_were_told_apart_is_one_of_sgd() -> None:
     values = probe_of(1.0).to_dict()
     del values["scales_gradients"]

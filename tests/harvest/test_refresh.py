@@ -72,6 +72,16 @@ def test_a_record_from_before_normalisation_was_told_has_it_from_its_network(rec
     assert told("resnet18").rows[0]["probe"]["reference_lr"] > told("mlp").rows[0]["probe"]["reference_lr"]
 
 
+def test_a_record_from_before_squared_errors_were_told_apart_has_it_from_its_objective(
+    record: RunRecord,
+) -> None:
+    task = record.spec.task.model_copy(update={"objective": "regress"})
+    again = refreshed(replace(record, spec=record.spec.model_copy(update={"task": task})))
+    before = record.rows[0]["probe"]["reference_lr"]
+    assert again.rows[0]["probe"]["reference_lr"] == pytest.approx(4 * before)
+    assert [fork["factor"] for fork in again.forks] == pytest.approx([f / 4 for f in FACTORS] * 2)
+
+
 def test_a_record_from_before_settings_were_kept_stays(
     record: RunRecord, monkeypatch: pytest.MonkeyPatch
 ) -> None:

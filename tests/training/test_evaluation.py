@@ -128,6 +128,8 @@ def test_a_squared_error_is_learned(objective: str, method: str, tmp_path: Path)
         tiny_task(**task.model_dump()),
         rule_controller() if method.startswith("metalr") else None,
     )
-    losses = [row["inner_valid/loss"] for row in record.epochs]
-    assert losses[-1] < losses[0] < 2.0
+    losses = [row["train/loss"] for row in record.epochs]
+    assert losses[-1] < losses[0] < 2.0 and record.epochs[-1]["inner_valid/loss"] < 2.0
     assert 0.0 <= record.result["final"]["test/accuracy"] <= 1.0
+    if method != "cosine":
+        assert record.rows[0]["probe"]["is_squared_error"]
