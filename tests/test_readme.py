@@ -172,7 +172,15 @@ def test_the_finder_costs_what_its_study_measured() -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["cifar10-small", "normalised-small", "visited-small", "long-budgets", "varied-tasks", "small-loops"],
+    [
+        "cifar10-small",
+        "normalised-small",
+        "visited-small",
+        "long-budgets",
+        "varied-tasks",
+        "small-loops",
+        "regressions",
+    ],
 )
 def test_a_shipped_meta_dataset_is_that_of_its_recipe(name: str) -> None:
     config = load_config(str(ROOT / "experiments" / f"{name}.yaml"))
