@@ -93,7 +93,7 @@ def build_meta_dataset(
     check_tables(**frames, columns=columns, source="meta-dataset")
     plain_settings = json.loads(canonical_json(dict(settings)))
     versions = [record.result.get("versions", {}) for record in ordered]
-    objectives = Counter(record.spec.task.objective for record in ordered)
+    objectives: Counter[str] = Counter(record.spec.task.objective for record in ordered)
     files = {
         name: _file_facts(name, content) for name, content in _contents(**frames, columns=columns).items()
     }

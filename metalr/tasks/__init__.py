@@ -14,7 +14,8 @@ from metalr.tasks.augmentation import crop_and_flip, cut_out
 from metalr.tasks.datasets import DATASETS, load_dataset
 from metalr.tasks.images import DataError
 from metalr.tasks.networks import NETWORKS, make_network
-from metalr.tasks.task import SPLITS, Split, Task, make_task
+from metalr.tasks.splits import SPLITS, Split
+from metalr.tasks.task import Task, make_task
 
 __all__ = [
     "DATASETS",

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hub_files import png, write_shard
 
+from metalr.tasks import splits as splits_module
 from metalr.tasks import task as task_module
 
 
@@ -18,7 +19,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "cache"
     monkeypatch.setenv("METALR_CACHE", str(folder))
     task_module._make_task.cache_clear()
-    task_module._carve.cache_clear()
+    splits_module._carve.cache_clear()
     return folder
 
 

@@ -11,9 +11,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from metalr.config import DataConfig, TaskConfig
 from metalr.tasks import SPLITS, DataError, Task, crop_and_flip, cut_out, load_dataset, make_task
+from metalr.tasks import splits as splits_module
 from metalr.tasks import task as task_module
 from metalr.tasks.images import RawDataset, RawPart
-from metalr.tasks.task import _pool
+from metalr.tasks.splits import _pool
 
 CPU = torch.device("cpu")
 
@@ -181,7 +182,7 @@ def test_subsets_that_are_none_are_refused(classes: tuple[int, ...]) -> None:
 
 def test_label_noise_follows_the_split_seed() -> None:
     first = _task(label_noise=0.3).splits["train"].labels_B
-    task_module._carve.cache_clear()
+    splits_module._carve.cache_clear()
     task_module._make_task.cache_clear()
     assert torch.equal(_task(label_noise=0.3).splits["train"].labels_B, first)
 
@@ -210,13 +211,13 @@ def test_one_changed_pixel_or_label_changes_the_digest(
     part: str, what: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reference = _task().digest
-    raw = task_module.load_dataset("synthetic", DataConfig())
+    raw = splits_module.load_dataset("synthetic", DataConfig())
     images, labels = getattr(raw, part).images_NCHW.copy(), getattr(raw, part).labels_N.copy()
     images[3, 1, 4, 4] ^= what == "pixel"
     labels[3] = (labels[3] + (what == "label")) % 4
     changed = RawDataset(**{**vars(raw), part: RawPart(images, labels)})
-    monkeypatch.setattr(task_module, "load_dataset", lambda *_: changed)
-    task_module._carve.cache_clear()
+    monkeypatch.setattr(splits_module, "load_dataset", lambda *_: changed)
+    splits_module._carve.cache_clear()
     task_module._make_task.cache_clear()
     assert (_task().digest == reference) == (what == "nothing")
 
@@ -250,7 +251,7 @@ def test_every_split_is_normalised_by_the_training_split() -> None:
 
 def test_images_without_contrast_stay_finite(monkeypatch: pytest.MonkeyPatch) -> None:
     part = RawPart(np.full((600, 1, 8, 8), 9, dtype=np.uint8), np.zeros(600, dtype=np.int64))
-    monkeypatch.setattr(task_module, "load_dataset", lambda *_: RawDataset(part, part, 2))
+    monkeypatch.setattr(splits_module, "load_dataset", lambda *_: RawDataset(part, part, 2))
     task = _task()
     assert float(task.std_C) == pytest.approx(1 / 255)
     assert task.eval_batch("train", 0, 10)[0].abs().max() < 1e-4
