@@ -32,9 +32,9 @@ it, the edge lay at up to a thousandth of the best LR."""
 EDGE_FRACTION = 1 / 8
 """The best peak of SGD is about this fraction of the edge; see `experiments/results/NOTES.md`. Of a network
 that normalises it is the edge itself: the best peak lay five times as high over the reference."""
-SQUARED_ERROR_FACTOR = 4.0
-"""Under plain SGD, without normalisation, the best peak of a squared error lies so much higher over the
-reference than that of a cross-entropy: see `experiments/results/NOTES.md`."""
+DISTANCE_FACTOR = 4.0
+"""Under plain SGD, without normalisation, the best peak of a loss that is a distance lies so much higher over
+the reference than that of a cross-entropy: see `experiments/results/NOTES.md`."""
 NORMALISED_USUAL = 10 / 3
 """Under SGD a network that normalises is usually trained at a so much larger LR (0.1: He et al. 2015)."""
 
@@ -86,8 +86,8 @@ class ProbeCurve:
     """SGD's momentum; None: not known."""
     normalises: bool = False
     """Whether the network has normalisation layers."""
-    is_squared_error: bool = False
-    """Whether the loss is quadratic in the outputs."""
+    is_distance: bool = False
+    """Whether the loss measures a distance between outputs and targets, as a squared error does."""
 
     def smoothed(self) -> np.ndarray:
         """The losses, smoothed over neighbouring steps; shape (len(lrs),)."""
@@ -135,11 +135,11 @@ class ProbeCurve:
         The geometric mean of the usual LR and of one that follows the edge: an eighth of it under plain SGD,
         the edge itself where gradients are scaled, iterates averaged, or the network normalises. Over 46
         trunks the best peak moved with about the root of the edge, or less. Where SGD's loss falls up to the
-        end of the ramp, the usual LR says nothing. Four times that for a squared error, where nothing scales
-        gradients, averages or normalises.
+        end of the ramp, the usual LR says nothing. Four times that for a loss that is a distance,
+        where nothing scales gradients, averages or normalises.
         """
         plain = not (self.scales_gradients or self.averages_iterates)
-        factor = SQUARED_ERROR_FACTOR if plain and self.is_squared_error and not self.normalises else 1.0
+        factor = DISTANCE_FACTOR if plain and self.is_distance and not self.normalises else 1.0
         following = self.edge_lr * (EDGE_FRACTION if plain and not self.normalises else 1.0)
         if plain and self.lowest_lr == self.edge_lr == self.lrs[-1] and not self.exploded:
             return factor * following  # still falling at the ramp's end: no loss of a usual size
@@ -180,7 +180,7 @@ class ProbeCurve:
             averages_iterates=values.get("averages_iterates", False),
             momentum=values.get("momentum"),
             normalises=values.get("normalises", False),
-            is_squared_error=values.get("is_squared_error", False),
+            is_distance=values.get("is_distance", False),
         )
 
 
@@ -191,7 +191,7 @@ def lr_range_test(
     config: ProbeConfig | None = None,
     *,
     measured_loss: Callable[[], Tensor] | None = None,
-    is_squared_error: bool = False,
+    is_distance: bool = False,
 ) -> ProbeCurve:
     """The loss on a ramp of LRs, exponential over `config.lrs`.
 
@@ -207,7 +207,7 @@ def lr_range_test(
             this one. None takes the losses of the steps; then give every step the same batch, since another
             one each step drowns the curve in noise. Steps on fresh batches beside one that is measured are
             better where a network soon fits a whole batch, whose loss then hides the edge.
-        is_squared_error: Whether the loss is quadratic in the outputs; kept with the curve.
+        is_distance: Whether the loss measures a distance from the targets; kept with the curve.
 
     Raises:
         ValueError: the loss is not finite before any update, or the first group's LR is 0.
@@ -230,5 +230,5 @@ def lr_range_test(
         averages_iterates(optimizer),
         optimizer.param_groups[0].get("momentum"),
         normalises(model),
-        is_squared_error,
+        is_distance,
     )

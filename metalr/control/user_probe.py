@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -23,6 +22,8 @@ __all__ = ["UserProbe", "probe_model"]
 
 LossFunction = Callable[[Any, Any], Tensor]
 """Maps (outputs, targets) to a scalar, or (model, batch) where its first parameter is called `model`."""
+TOLERANCE = 1.01
+"""How far ratios of losses may be off, for losses in 16 bits."""
 _MODEL_NAMES = frozenset({"model", "net", "network", "module"})
 
 
@@ -93,7 +94,7 @@ def probe_model(
             stream.close()
     if scale != 1.0:
         curve = replace(curve, lrs=tuple(lr / scale for lr in curve.lrs))
-    curve = replace(curve, is_squared_error=task.is_squared_error)
+    curve = replace(curve, is_distance=task.is_distance)
     return UserProbe(curve, task.batch_size, task.num_classes, _length(batches))
 
 
@@ -105,7 +106,7 @@ class _Task:
         self._takes_model = _takes_model(loss_fn)
         self.batch_size: int | None = None
         self.num_classes: int | None = None
-        self.is_squared_error = False
+        self.is_distance = False
 
     def loss_of(self, batch: Any) -> Tensor:
         """The scalar training loss of one batch."""
@@ -117,7 +118,7 @@ class _Task:
             if isinstance(outputs, Tensor) and targets.dtype == torch.int64:
                 self.num_classes = _num_classes(outputs, targets)
             else:
-                self.is_squared_error = _is_squared_error(self._loss_fn, outputs, targets)
+                self.is_distance = _is_distance(self._loss_fn, outputs, targets)
         return scalar_loss(self._loss_fn(outputs, targets))
 
 
@@ -132,17 +133,20 @@ def _num_classes(outputs: Tensor, targets: Tensor) -> int | None:
     return None
 
 
-def _is_squared_error(loss_fn: LossFunction, outputs: Any, targets: Tensor) -> bool:
-    """Whether the loss is a quarter as large at half the distance from the targets.
+def _is_distance(loss_fn: LossFunction, outputs: Any, targets: Tensor) -> bool:
+    """Whether the loss measures a distance from the targets: squared error, Huber, absolute error.
 
-    Half, not twice: a loss of probabilities may refuse what lies outside 0..1.
+    Halving a distance quarters or halves such a loss, or something between, and less the nearer it is; of a
+    cross-entropy of probabilities it takes more. Half, not twice: that one refuses what lies outside 0..1.
     """
     if not isinstance(outputs, Tensor) or outputs.shape != targets.shape or not targets.is_floating_point():
         return False
     with torch.no_grad():
-        nearer = targets + 0.5 * (outputs - targets)
-        whole, quarter = float(loss_fn(outputs, targets)), float(loss_fn(nearer, targets))
-    return whole > 0.0 and math.isclose(quarter, whole / 4.0, rel_tol=0.01)
+        parts = [float(loss_fn(targets + part * (outputs - targets), targets)) for part in (1.0, 0.5, 0.25)]
+    if min(parts) <= 0.0:
+        return False
+    first, second = parts[1] / parts[0], parts[2] / parts[1]
+    return 0.25 / TOLERANCE < second < first * TOLERANCE < 0.5 * TOLERANCE**2
 
 
 def _length(batches: Iterable[Any]) -> int | None:

@@ -136,7 +136,7 @@ def test_a_squared_error_lifts_the_reference_of_plain_sgd_alone() -> None:
     def lifted(exploded: bool = False, losses: tuple[float, ...] = losses, **kind: bool) -> float:
         lrs = tuple(10.0**exponent for exponent in range(-3, len(losses) - 3))
         plain, squared = (
-            ProbeCurve(lrs, losses, 2.0, exploded, 5, is_squared_error=told, **kind) for told in (False, True)
+            ProbeCurve(lrs, losses, 2.0, exploded, 5, is_distance=told, **kind) for told in (False, True)
         )
         assert plain.edge_lr == squared.edge_lr
         assert ProbeCurve.from_dict(squared.to_dict()) == squared
@@ -147,8 +147,8 @@ def test_a_squared_error_lifts_the_reference_of_plain_sgd_alone() -> None:
     for kind in ("scales_gradients", "averages_iterates", "normalises"):
         assert lifted(**{kind: True}) == 1.0
     values = probe_of(1.0).to_dict()
-    del values["is_squared_error"]
-    assert not ProbeCurve.from_dict(values).is_squared_error
+    del values["is_distance"]
+    assert not ProbeCurve.from_dict(values).is_distance
 
 
 def test_a_curve_from_before_optimizers_were_told_apart_is_one_of_sgd() -> None:

@@ -87,7 +87,7 @@ def test_a_regression_has_no_classes() -> None:
     batches = [(torch.randn(8, 4), torch.randn(8, 2)) for _ in range(3)]
     found = probe_model(model, optimizer, nn.MSELoss(), batches, CONFIG)
     assert (found.batch_size, found.num_classes) == (8, None)
-    assert found.curve.is_squared_error
+    assert found.curve.is_distance
 
 
 def half_of_squares(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -95,35 +95,39 @@ def half_of_squares(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tenso
 
 
 @pytest.mark.parametrize(
-    ("loss_fn", "is_squared_error"),
+    ("loss_fn", "is_distance"),
     [
         (nn.MSELoss(reduction="sum"), True),
         (half_of_squares, True),
+        (nn.L1Loss(), True),
+        (nn.HuberLoss(), True),
+        (nn.SmoothL1Loss(beta=0.2), True),
         (lambda outputs, targets: (outputs - targets).square().mean() + 0.3, False),
-        (nn.L1Loss(), False),
+        (lambda outputs, targets: (outputs - targets).abs().pow(3).mean(), False),
+        (lambda outputs, targets: (outputs - targets).square().mean() - 9.0, False),
         (nn.BCEWithLogitsLoss(), False),
         (lambda outputs, targets: nn.functional.binary_cross_entropy(outputs.sigmoid(), targets), False),
         (lambda model, batch: nn.functional.mse_loss(model(batch[0]), batch[1]), False),  # not to be seen
     ],
 )
-def test_a_squared_error_is_known_by_its_shape(loss_fn: Any, is_squared_error: bool) -> None:
+def test_a_distance_is_known_by_its_shape(loss_fn: Any, is_distance: bool) -> None:
     torch.manual_seed(0)
     model = nn.Linear(4, 2)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     batches = [(torch.randn(8, 4), torch.rand(8, 2).round()) for _ in range(3)]
-    assert probe_model(model, optimizer, loss_fn, batches, CONFIG).curve.is_squared_error is is_squared_error
+    assert probe_model(model, optimizer, loss_fn, batches, CONFIG).curve.is_distance is is_distance
 
 
 def test_a_loss_that_refuses_what_is_no_probability_is_left_in_peace() -> None:
     model = nn.Sequential(nn.Linear(4, 2), nn.Sigmoid())
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     batches = [(torch.randn(8, 4), torch.rand(8, 2).round()) for _ in range(3)]
-    assert not probe_model(model, optimizer, nn.BCELoss(), batches, CONFIG).curve.is_squared_error
+    assert not probe_model(model, optimizer, nn.BCELoss(), batches, CONFIG).curve.is_distance
 
 
 def test_classes_are_no_squared_error() -> None:
     model, optimizer, loader = problem()
-    assert not probe_model(model, optimizer, nn.CrossEntropyLoss(), loader, CONFIG).curve.is_squared_error
+    assert not probe_model(model, optimizer, nn.CrossEntropyLoss(), loader, CONFIG).curve.is_distance
 
 
 def test_the_lr_scales_of_timm_are_those_of_training() -> None:

@@ -132,4 +132,4 @@ def test_a_squared_error_is_learned(objective: str, method: str, tmp_path: Path)
     assert losses[-1] < losses[0] < 2.0 and record.epochs[-1]["inner_valid/loss"] < 2.0
     assert 0.0 <= record.result["final"]["test/accuracy"] <= 1.0
     if method != "cosine":
-        assert record.rows[0]["probe"]["is_squared_error"]
+        assert record.rows[0]["probe"]["is_distance"]
