@@ -201,6 +201,5 @@ class ExperimentConfig(Section):
     @model_validator(mode="after")
     def _only_classes_are_smoothed(self) -> ExperimentConfig:
         if self.task.objective != "classify" and self.train.label_smoothing > 0.0:
-            problem = f"train.label_smoothing is for classes, not for task.objective={self.task.objective}"
-            raise ValueError(f"{problem}: set it to 0")
+            raise ValueError(f"train.label_smoothing: must be 0 where task.objective is {self.task.objective}")
         return self

@@ -195,6 +195,15 @@ def test_a_mixture_entry_that_breaks_a_rule_between_settings_is_caught() -> None
     load_config(None, ["harvest.mixture=[{train.nesterov: true, train.momentum: 0.5}]"])
 
 
+def test_a_rule_between_sections_names_its_key_and_where_it_was_set() -> None:
+    rule = "train.label_smoothing: must be 0 where task.objective is regress, not 0.1"
+    problems = problems_of(None, "task.objective=regress", "train.label_smoothing=0.1")
+    assert problems == [f"{rule} (override train.label_smoothing=0.1)"]
+    entry = "{task.objective: regress, train.label_smoothing: 0.1}"
+    (problem,) = problems_of(None, f"harvest.mixture=[{entry}]")
+    assert problem.startswith(f"harvest.mixture.0.{rule}")
+
+
 def test_a_recipes_own_mistake_is_not_repeated_for_each_mixture_entry() -> None:
     (problem,) = problems_of(None, "train.epochs=0", "harvest.mixture=[{}, {task.width: 8}]")
     assert problem.startswith("train.epochs: ")

@@ -21,7 +21,7 @@ def test_a_value_twice_is_refused(twice: dict) -> None:
 
 
 def test_only_classes_are_smoothed() -> None:
-    with pytest.raises(ValidationError, match="label_smoothing is for classes"):
+    with pytest.raises(ValidationError, match="label_smoothing: must be 0 where task"):
         ExperimentConfig(task=TaskConfig(objective="regress"), train=TrainConfig(label_smoothing=0.1))
     ExperimentConfig(task=TaskConfig(objective="regress"))
     ExperimentConfig(train=TrainConfig(label_smoothing=0.1))
