@@ -53,7 +53,9 @@ while True:
     settings = dict(job["spec"])
     for key in ("schedules", "forks_together"):  # at the value that is no part of the identity, as are these
         del settings[key]
-    settings["task"] = {key: value for key, value in settings["task"].items() if key != "classes"}
+    settings["task"] = {
+        key: value for key, value in settings["task"].items() if key not in ("classes", "objective")
+    }
     settings["train"] = {
         key: value for key, value in settings["train"].items()
         if key not in ("optimizer", "beta2", "decay_norms_and_biases", "depth_groups", "early_stopping",
