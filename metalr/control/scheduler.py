@@ -72,7 +72,8 @@ class MetaLR(LRScheduler):
             to the last good observation.
         batches: With it and `loss_fn`, `model` is probed now (`metalr.control.user_probe.probe_model`); leave
             it out where a state is loaded afterwards.
-        loss_fn: A loss of (outputs, targets) for batches (inputs, targets), or a function of (model, batch).
+        loss_fn: A loss of (outputs, targets) for batches (inputs, targets), or a function of (model, batch),
+            which tells neither the number of classes nor whether it is a distance, such as a squared error.
         respect: Where given, at least 1: the peak LR stays within this factor of the optimizer's own LR.
         gather: Whether hooks on the optimizer measure gradients, weights and steps, and a forgotten metric is
             warned of. False for a loop that hands over whole Observations.
