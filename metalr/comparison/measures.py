@@ -82,7 +82,12 @@ def lr_movement(lrs: Sequence[float]) -> LRMovement | None:
 
 
 def outcome_of(record: RunRecord, chance_pct: float) -> Outcome:
-    """The run's outcome. Raises ValueError where a finished run lacks its test or outer_valid accuracy."""
+    """The run's outcome. Raises ValueError where a finished run lacks its test or outer_valid accuracy.
+
+    A diverged run has the accuracy of guessing, `chance_pct`; of images that are reconstructed that is none.
+    """
+    if record.spec.task.objective == "reconstruct":
+        chance_pct = 0.0
     final = {} if record.diverged else record.result["final"]
     lrs = [row["lr"] for row in record.epochs if row.get("lr") is not None]
     return Outcome(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -56,6 +57,18 @@ def test_times_and_movement_are_those_of_finished_runs(
     assert measures["log_lr_sd_decades"] == pytest.approx(0.5)
     assert [outcome.test_accuracy_pct for outcome in outcomes] == [80.0, 10.0, 80.0]
     assert outcomes[1].test_loss is None
+
+
+def test_guessing_explains_nothing_of_an_image(
+    build: Callable[..., list[RunRecord]], config_with: Callable[..., ExperimentConfig]
+) -> None:
+    (record,) = build(config_with(methods=["step"], initial_lrs=[0.1], seeds=[0]), lambda spec: None)
+    task = record.spec.task.model_copy(update={"objective": "reconstruct"})
+    rebuilt = replace(record, spec=record.spec.model_copy(update={"task": task}))
+    assert (outcome_of(record, 10.0).test_accuracy_pct, outcome_of(rebuilt, 10.0).test_accuracy_pct) == (
+        10.0,
+        0.0,
+    )
 
 
 def test_only_diverged_runs_leave_dashes(
