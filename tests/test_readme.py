@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from metalr.cli import app
 from metalr.config import load_config
 from metalr.control import FEATURE_NAMES
+from metalr.harvest.meta_dataset import load_meta_dataset
 from metalr.stages import harvest_settings
 from metalr.training import RunStore
 from metalr.training.archive import finished_runs, unpack_runs
@@ -184,7 +185,7 @@ def test_the_finder_costs_what_its_study_measured() -> None:
 )
 def test_a_shipped_meta_dataset_is_that_of_its_recipe(name: str) -> None:
     config = load_config(str(ROOT / "experiments" / f"{name}.yaml"))
-    card = json.loads((ROOT / "meta_data" / name / "card.json").read_text())
+    card = load_meta_dataset(ROOT / "meta_data" / name).card  # which verifies its tables
     settings = harvest_settings(config, [])
     assert {key: card["settings"][key] for key in ("name", "harvest", "control")} == {
         key: settings[key] for key in ("name", "harvest", "control")
