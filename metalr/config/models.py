@@ -200,7 +200,7 @@ class ExperimentConfig(Section):
 
     @model_validator(mode="after")
     def _only_classes_are_smoothed(self) -> ExperimentConfig:
-        if self.task.objective != "classify" and self.train.label_smoothing > 0.0:
+        if not self.task.classifies and self.train.label_smoothing > 0.0:
             raise ValueError(
                 f"train.label_smoothing: must be 0 where task.objective is {self.task.objective}"
             )

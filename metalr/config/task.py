@@ -55,6 +55,11 @@ class TaskConfig(Section):
     split_seed: Seed = 0
     """Seed of the permutation that carves the splits, and of the label noise."""
 
+    @property
+    def classifies(self) -> bool:
+        """Whether the loss is a cross-entropy; otherwise it is a squared error."""
+        return self.objective == "classify"
+
     @field_validator("classes")
     @classmethod
     def _each_class_once(cls, classes: tuple[int, ...] | None) -> tuple[int, ...] | None:

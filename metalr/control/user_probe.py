@@ -142,7 +142,8 @@ def _is_distance(loss_fn: LossFunction, outputs: Any, targets: Tensor) -> bool:
     if not isinstance(outputs, Tensor) or outputs.shape != targets.shape or not targets.is_floating_point():
         return False
     with torch.no_grad():
-        parts = [float(loss_fn(targets + part * (outputs - targets), targets)) for part in (1.0, 0.5, 0.25)]
+        nearer = [targets + part * (outputs - targets) for part in (1.0, 0.5, 0.25)]
+        parts = [float(scalar_loss(loss_fn(seen, targets))) for seen in nearer]
     if min(parts) <= 0.0:
         return False
     first, second = parts[1] / parts[0], parts[2] / parts[1]

@@ -29,7 +29,7 @@ def refreshed(record: RunRecord) -> RunRecord:
     probe = replace(
         ProbeCurve.from_dict(record.rows[0]["probe"]),
         normalises=known,
-        is_distance=record.spec.task.objective != "classify",
+        is_distance=not record.spec.task.classifies,
     )
     trace = [Observation.from_dict(row["observation"]) for row in record.rows]
     features = feature_rows(trace, Setting(**setting | {"normalises": known}), probe)

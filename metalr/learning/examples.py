@@ -20,7 +20,7 @@ __all__ = ["REGRET_FLOOR", "Examples", "joined", "make_examples", "read_at", "re
 
 REGRET_FLOOR = 0.01
 """Regrets are learned as log(regret + this), nats: differences below it are noise of the labels."""
-ACCURACY = FEATURE_NAMES.index("inner_valid_accuracy")
+ACCURACY, LOG_CLASSES = (FEATURE_NAMES.index(name) for name in ("inner_valid_accuracy", "log_classes"))
 ROUNDING = 1e-9
 """How far sums of logs may be off in their last bits."""
 
@@ -105,17 +105,17 @@ def make_examples(dataset: MetaDataset) -> Examples:
     log_offsets_K = _most_frequent(offsets_EK)
     run_ids = [str(rows["run_id"].iloc[0]) for rows in forks]
     traces_ETF = np.stack([_padded(traces[run_id], longest) for run_id in run_ids])
-    # a squared error is harvested in units in which guessing costs log 10, and has no classes
-    log_classes_E = np.nan_to_num(traces_ETF[:, 0, FEATURE_NAMES.index("log_classes")], nan=np.log(10))
-    # nor has it an accuracy, as a loop of one's own would tell it
-    traces_ETF[np.isnan(traces_ETF[:, 0, FEATURE_NAMES.index("log_classes")]), :, ACCURACY] = np.nan
+    log_classes_E = traces_ETF[:, 0, LOG_CLASSES]
+    is_squared_E = np.isnan(log_classes_E)
+    traces_ETF[is_squared_E, :, ACCURACY] = np.nan  # a loop of one's own tells none
+    guessing_E = np.where(is_squared_E, np.log(10), log_classes_E)  # the unit it is harvested in
     best_E = np.nanmin(_values(forks, "final_loss"), axis=1)
 
     def read(column: str, loss: str) -> np.ndarray:
         lowest_E = np.nanmin(
             _values(forks, loss), axis=1, initial=np.inf, where=~np.isnan(_values(forks, loss))
         )
-        most_E = np.maximum(log_classes_E - np.where(np.isfinite(lowest_E), lowest_E, 0.0), 0.1)
+        most_E = np.maximum(guessing_E - np.where(np.isfinite(lowest_E), lowest_E, 0.0), 0.1)
         capped_EK = np.minimum(_values(forks, column), most_E[:, None])
         return read_at(log_offsets_K, offsets_EK, capped_EK)
 
@@ -127,7 +127,7 @@ def make_examples(dataset: MetaDataset) -> Examples:
         log_offsets_K=log_offsets_K,
         regrets_EK=read("regret", "final_loss"),
         next_regrets_EK=read("next_regret", "next_loss"),
-        log_best_loss_E=np.log(np.maximum(best_E, 1e-6) / log_classes_E),
+        log_best_loss_E=np.log(np.maximum(best_E, 1e-6) / guessing_E),
         log_reference_E=np.log(_values(forks, "peak_lr")[:, 0]) - offsets_EK[:, 0],
         log_current_E=np.log(_values(forks, "current_peak_lr")[:, 0]),
     )

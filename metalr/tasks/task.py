@@ -50,7 +50,7 @@ class Task:
     @cached_property
     def loss_of_guessing(self) -> float:
         """The loss of the best answer that ignores the image: log C nats, or the targets' variance."""
-        if self.config.objective == "classify":
+        if self.config.classifies:
             return math.log(self.num_classes)
         train = self.splits["train"]
         targets_NO = self._targets(self._normalise(train.images_BCHW), train.labels_B)
@@ -58,7 +58,7 @@ class Task:
 
     def in_nats(self, loss: float) -> float:
         """A loss as labels compare it over tasks, nats: the squared error of guessing counts log 10."""
-        return loss if self.config.objective == "classify" else loss / self.loss_of_guessing * math.log(10)
+        return loss if self.config.classifies else loss / self.loss_of_guessing * math.log(10)
 
     def make_model(self, seed: int) -> nn.Module:
         """A fresh network on the task's device, the same for the same seed on any device.

@@ -110,7 +110,7 @@ def start_or_resume(
     setting = Setting(
         spec.train.epochs,
         steps,
-        task.num_classes if spec.task.objective == "classify" else None,
+        task.num_classes if spec.task.classifies else None,
         spec.train.batch_size,
         spec.train.momentum,
         spec.train.weight_decay,

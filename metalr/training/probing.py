@@ -44,7 +44,7 @@ def probe_of(
             lambda step: loss_of(batches[min(step, len(batches) - 1)]),
             config,
             measured_loss=(lambda: loss_of(batches[-1])) if config.fresh_batches else None,
-            is_distance=task.config.objective != "classify",
+            is_distance=not task.config.classifies,
         )
 
 

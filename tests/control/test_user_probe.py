@@ -125,6 +125,14 @@ def test_a_loss_that_refuses_what_is_no_probability_is_left_in_peace() -> None:
     assert not probe_model(model, optimizer, nn.BCELoss(), batches, CONFIG).curve.is_distance
 
 
+def test_a_loss_that_is_no_scalar_is_told_of_also_where_targets_are_numbers() -> None:
+    model = nn.Linear(4, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    batches = [(torch.randn(8, 4), torch.randn(8, 2)) for _ in range(3)]
+    with pytest.raises(ValueError, match="not a scalar tensor: take its mean"):
+        probe_model(model, optimizer, nn.MSELoss(reduction="none"), batches, CONFIG)
+
+
 def test_classes_are_no_squared_error() -> None:
     model, optimizer, loader = problem()
     assert not probe_model(model, optimizer, nn.CrossEntropyLoss(), loader, CONFIG).curve.is_distance
