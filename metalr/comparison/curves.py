@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from metalr.comparison.definitions import LOSS_NAMES
 from metalr.comparison.measures import LR_FLOOR
 from metalr.comparison.panels import DASHES, PALETTE, legend, log_axis, panel
 from metalr.training.records import RunRecord
@@ -22,8 +23,6 @@ CURVES: Mapping[str, str] = {"lr": "LR", "accuracy": "Accuracy", "loss": "Loss"}
 
 _SPLITS = ("outer_valid", "inner_valid", "train")
 """Splits a curve may show, best first: the first one that every method recorded each epoch."""
-
-_UNITS = {"accuracy": "accuracy (%)", "loss": "cross-entropy"}
 
 
 def draw_curves(by_method: Mapping[str, Sequence[RunRecord]], kind: str) -> Figure:
@@ -44,9 +43,16 @@ def draw_curves(by_method: Mapping[str, Sequence[RunRecord]], kind: str) -> Figu
         axes.set_yscale("log")
         log_axis(axes.yaxis)
     _integer_epochs(axes)
-    axes.set_ylabel("LR of each epoch" if log else f"{metric.split('/')[0]} {_UNITS[kind]}")
+    axes.set_ylabel("LR of each epoch" if log else f"{metric.split('/')[0]} {_quantity(by_method, kind)}")
     legend(figure, axes)
     return figure
+
+
+def _quantity(by_method: Mapping[str, Sequence[RunRecord]], kind: str) -> str:
+    if kind == "accuracy":
+        return "accuracy (%)"
+    objectives = {record.spec.task.objective for records in by_method.values() for record in records}
+    return " or ".join(sorted({LOSS_NAMES[objective] for objective in objectives}))
 
 
 def _metric(by_method: Mapping[str, Sequence[RunRecord]], kind: str) -> str:

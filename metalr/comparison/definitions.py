@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-__all__ = ["DEFINITIONS"]
+__all__ = ["DEFINITIONS", "LOSS_NAMES", "definitions_of"]
+
+LOSS_NAMES: Mapping[str, str] = {
+    "classify": "cross-entropy",
+    "regress": "squared error",
+    "reconstruct": "squared error",
+}
+"""`task.objective` -> what its loss is called."""
 
 DEFINITIONS: Mapping[str, str] = {
     "test_accuracy_pct": (
@@ -83,3 +90,33 @@ DEFINITIONS: Mapping[str, str] = {
         "method against the reference)."
     ),
 }
+
+_DIVERGED = (
+    "diverged runs have none and are left out, which flatters a method that diverges: read it beside the "
+    "count of diverged runs."
+)
+
+_OF_OTHER_OBJECTIVES: Mapping[str, Mapping[str, str]] = {
+    "regress": {
+        "test_loss": (
+            "Mean squared error of the network's numbers, one a class, on the test split after the last "
+            f"epoch: 1 is wanted at the right class and 0 at the others; {_DIVERGED}"
+        ),
+    },
+    "reconstruct": {
+        "test_accuracy_pct": (
+            "Share of the variance of the test split's images that is rebuilt after the last epoch (never "
+            "the best epoch), in percent; a diverged run counts as none. Wherever accuracy stands, this is "
+            "meant."
+        ),
+        "test_loss": (
+            "Mean squared error of a normalised pixel of the test split's images as rebuilt after the last "
+            f"epoch; {_DIVERGED}"
+        ),
+    },
+}
+
+
+def definitions_of(objective: str) -> dict[str, str]:
+    """The definitions in a comparison of this `task.objective`."""
+    return {**DEFINITIONS, **_OF_OTHER_OBJECTIVES.get(objective, {})}

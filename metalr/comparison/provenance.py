@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from metalr.comparison.definitions import DEFINITIONS
+from metalr.comparison.definitions import definitions_of
 from metalr.comparison.pairing import Results
 from metalr.config import ExperimentConfig
 
@@ -20,6 +20,7 @@ def context(results: Results, config: ExperimentConfig, provenance: Mapping[str,
     return {
         "recipe": config.name,
         "dataset": config.task.dataset,
+        "objective": config.task.objective,
         "dataset_label": provenance.get("dataset_label"),
         "device": provenance.get("device") or config.train.device,
         "hardware": provenance.get("hardware"),
@@ -34,7 +35,7 @@ def context(results: Results, config: ExperimentConfig, provenance: Mapping[str,
         "num_runs": len(diverged),
         "num_diverged": sum(diverged.values()),
         "skipped": dict(provenance.get("skipped") or {}),
-        "definitions": dict(DEFINITIONS),
+        "definitions": definitions_of(config.task.objective),
     }
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from metalr.comparison.definitions import LOSS_NAMES
 from metalr.comparison.protocol import is_controlled
 from metalr.comparison.wording import DASH, interval_text, number, percent, signed, tally
 
@@ -48,7 +49,7 @@ def main_table(summary: Summary, cell: Mapping[str, Any]) -> Table:
     header = (
         "Method",
         f"Test accuracy % [{percent(summary)}]",
-        "Cross-entropy",
+        LOSS_NAMES[summary.get("objective", "classify")].capitalize(),
         f"Regret pp [{percent(summary)}]",
         "Seeds (diverged)",
         "Epochs to target (reached)",

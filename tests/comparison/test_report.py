@@ -6,6 +6,7 @@ import json
 import math
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -258,3 +259,29 @@ def test_wins_and_losses_are_a_table_and_a_few_sentences(build: Build, config_wi
     first, *_ = overall_table(summary).rows
     assert first[0] == "metalr-mlp"
     assert "never (0)" in main_table(summary, summary["cells"][1]).rows[0]
+
+
+@pytest.mark.parametrize(
+    ("objective", "loss", "wrong"),
+    [
+        ("classify", "Cross-entropy", "squared error"),
+        ("regress", "Squared error", "cross-entropy"),
+        ("reconstruct", "Squared error", "cross-entropy"),
+    ],
+)
+def test_a_report_calls_the_loss_what_it_is(
+    build: Build, config_with: Configure, tmp_path: Path, objective: str, loss: str, wrong: str
+) -> None:
+    plain = config_with(methods=["constant", "cosine"], initial_lrs=[0.1], seeds=[0, 1])
+    config = plain.model_copy(update={"task": plain.task.model_copy(update={"objective": objective})})
+    records = [
+        replace(record, spec=record.spec.model_copy(update={"task": config.task}))
+        for record in build(plain, lambda spec: 80.0 + spec.seed)
+    ]
+    write_report(records, config, PROVENANCE, tmp_path)
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert loss in main_table(summary, summary["cells"][0]).header
+    texts = [(tmp_path / name).read_text().lower() for name in ("report.md", "report.html")]
+    texts += [path.read_text().lower() for path in tmp_path.rglob("*.svg")]
+    assert all(wrong not in text for text in texts)
+    assert ("variance" in summary["definitions"]["test_accuracy_pct"]) == (objective == "reconstruct")
