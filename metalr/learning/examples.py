@@ -87,38 +87,23 @@ def make_examples(dataset: MetaDataset) -> Examples:
     Raises:
         ArtifactError: no fork, or nothing but divergence.
     """
-    if dataset.forks.empty:
-        raise ArtifactError("the meta-dataset has no fork to learn from; harvest more runs")
-    columns = [f"feature/{name}" for name in FEATURE_NAMES]
-    traces = {
-        str(run): rows.sort_values("epoch")[columns].to_numpy(dtype=float)
-        for run, rows in dataset.transitions.groupby("run_id")
-    }
-    longest = max(len(trace) for trace in traces.values())
+    traces = _traces_by_run(dataset)
+    forks = _forks_with_a_choice(dataset)
     group_of = group_of_runs(dataset.transitions)
-    forks = [rows for _, rows in dataset.forks.sort_values("candidate").groupby(["run_id", "epoch"])]
-    # where every candidate diverged there is nothing to choose between
-    forks = [rows for rows in forks if rows["final_loss"].notna().any()]
-    if not forks:
-        raise ArtifactError("every candidate of every fork diverged: the harvest's LRs are all too high")
     offsets_EK = np.log(_values(forks, "factor"))
     log_offsets_K = _most_frequent(offsets_EK)
     run_ids = [str(rows["run_id"].iloc[0]) for rows in forks]
+    longest = max(len(trace) for trace in traces.values())
     traces_ETF = np.stack([_padded(traces[run_id], longest) for run_id in run_ids])
     log_classes_E = traces_ETF[:, 0, LOG_CLASSES]
     is_squared_E = np.isnan(log_classes_E)
     traces_ETF[is_squared_E, :, ACCURACY] = np.nan  # a loop of one's own tells none
     guessing_E = np.where(is_squared_E, np.log(10), log_classes_E)  # the unit it is harvested in
-    best_E = np.nanmin(_values(forks, "final_loss"), axis=1)
 
     def read(column: str, loss: str) -> np.ndarray:
-        lowest_E = np.nanmin(
-            _values(forks, loss), axis=1, initial=np.inf, where=~np.isnan(_values(forks, loss))
-        )
-        most_E = np.maximum(guessing_E - np.where(np.isfinite(lowest_E), lowest_E, 0.0), 0.1)
-        capped_EK = np.minimum(_values(forks, column), most_E[:, None])
-        return read_at(log_offsets_K, offsets_EK, capped_EK)
+        return read_at(log_offsets_K, offsets_EK, _capped(forks, column, loss, guessing_E))
 
+    best_E = np.nanmin(_values(forks, "final_loss"), axis=1)
     examples = Examples(
         traces_ETF=traces_ETF,
         run_ids_E=np.array(run_ids),
@@ -132,6 +117,35 @@ def make_examples(dataset: MetaDataset) -> Examples:
         log_current_E=np.log(_values(forks, "current_peak_lr")[:, 0]),
     )
     return examples.subset((~np.isnan(examples.regrets_EK)).sum(axis=1) >= 3)
+
+
+def _traces_by_run(dataset: MetaDataset) -> dict[str, np.ndarray]:
+    """The features (t, F) of every run after each of its observations."""
+    columns = [f"feature/{name}" for name in FEATURE_NAMES]
+    return {
+        str(run): rows.sort_values("epoch")[columns].to_numpy(dtype=float)
+        for run, rows in dataset.transitions.groupby("run_id")
+    }
+
+
+def _forks_with_a_choice(dataset: MetaDataset) -> list[pd.DataFrame]:
+    """The rows of every fork, one a candidate, by (run, epoch), but of those where every one diverged."""
+    if dataset.forks.empty:
+        raise ArtifactError("the meta-dataset has no fork to learn from; harvest more runs")
+    forks = [rows for _, rows in dataset.forks.sort_values("candidate").groupby(["run_id", "epoch"])]
+    forks = [rows for rows in forks if rows["final_loss"].notna().any()]
+    if not forks:
+        raise ArtifactError("every candidate of every fork diverged: the harvest's LRs are all too high")
+    return forks
+
+
+def _capped(forks: list[pd.DataFrame], column: str, loss: str, guessing_E: np.ndarray) -> np.ndarray:
+    """The regrets (E, K) of `column`, none above what guessing loses to the least `loss` of its fork."""
+    losses_EK = _values(forks, loss)
+    lowest_E = np.nanmin(losses_EK, axis=1, initial=np.inf, where=~np.isnan(losses_EK))
+    most_E = np.maximum(guessing_E - np.where(np.isfinite(lowest_E), lowest_E, 0.0), 0.1)
+    capped_EK: np.ndarray = np.minimum(_values(forks, column), most_E[:, None])
+    return capped_EK
 
 
 def _most_frequent(offsets_EK: np.ndarray) -> np.ndarray:
