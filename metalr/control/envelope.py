@@ -14,6 +14,9 @@ __all__ = ["bounded_peak", "has_exploded", "has_stalled"]
 KILLED_SPREAD = 0.05
 """Standard deviation of an epoch's batch losses, over the loss before training: at least 0.06 where an LR
 killed a network, 0.004 to 0.04 where one had not begun to learn (77 recorded epochs)."""
+KILLED_MOVEMENT = 0.4
+"""How far an epoch moved the weights, over their norm at its end: more than this at 16 of 19 recorded deaths,
+less where 12 of 13 networks had not begun to learn (the LR over the edge tells 19 and 7)."""
 KILLED_EDGE = 1 / 16
 """Killing LRs were at least 0.08 of the probe's edge; where a network had not begun to learn the LR was at
 most 0.054 of it, but for ResNets without normalisation, which have a low edge and learn all the same."""
@@ -50,33 +53,38 @@ def bounded_peak(
     return min(max(peak, low), high), reason
 
 
-def has_exploded(trace: Sequence[Observation], now: Observation, config: ControlConfig) -> bool:
+def has_exploded(
+    trace: Sequence[Observation], now: Observation, config: ControlConfig, probe: ProbeCurve | None = None
+) -> bool:
     """Whether the epoch observed in `now` should be undone, given the good observations before it.
 
     It should where a loss is not finite, or where a loss exceeds `config.explode_factor` times the
-    smallest *and* the first of its kind in `trace`. Without an earlier loss only the first rule applies. A
-    validation loss that rises while the training loss falls is overfitting, or noise, and no explosion.
+    smallest *and* the first of its kind in `trace`, and the training loss also times the one before training
+    that the probe saw. Without an earlier loss only the first rule applies. A validation loss that rises while
+    the training loss falls is overfitting, or noise, and no explosion.
     """
     if not now.is_finite:
         return True
-    if _is_far_above(trace, now, "train_loss", config.explode_factor):
+    before_training = -math.inf if probe is None else probe.loss_before_training
+    if _is_far_above(trace, now, "train_loss", config.explode_factor, before_training):
         return True
     before = trace[-1].train_loss if trace else None
     is_learning = now.train_loss is not None and before is not None and now.train_loss <= before
     return not is_learning and _is_far_above(trace, now, "inner_valid_loss", config.explode_factor)
 
 
-def _is_far_above(trace: Sequence[Observation], now: Observation, name: str, factor: float) -> bool:
+def _is_far_above(
+    trace: Sequence[Observation], now: Observation, name: str, factor: float, at_least: float = -math.inf
+) -> bool:
     present: float | None = getattr(now, name)
     earlier: list[float] = [getattr(row, name) for row in trace if getattr(row, name) is not None]
     if present is None or not earlier:
         return False
-    start = max(min(earlier), earlier[0])
+    start = max(min(earlier), earlier[0], at_least)
     return present > start + (factor - 1.0) * abs(start)  # of a density the loss may be negative
 
 
 def has_stalled(
-    trace: Sequence[Observation],
     now: Observation,
     config: ControlConfig,
     peak: float | None,
@@ -89,17 +97,20 @@ def has_stalled(
     where there is one, are above `config.stall_factor` times the loss before training, which only a probe
     tells. A loss that is merely still there is that of a network that has not begun to learn: the LR must
     have been above the one at which the probe's loss was lowest, and the standard deviation of the batches'
-    losses above `KILLED_SPREAD`; where that is not known, the LR above `KILLED_EDGE` of the edge. Of 1,406
-    recorded trainings with a probe, 18 of the 19 it is meant for had such an epoch (with the LR alone 19),
-    and 8 of the rest (with the LR alone 33).
+    losses above `KILLED_SPREAD`; where that is not known, the weights' movement above `KILLED_MOVEMENT`, and
+    where that is not known either, the LR above `KILLED_EDGE` of the edge. Of 1,406 recorded trainings with a
+    probe, 18 of the 19 it is meant for had such an epoch (with the LR alone 19), and 8 of the rest (with the
+    LR alone 33).
     """
-    start = trace[0].train_loss if trace and trace[0].epoch == 0 else None
     present = now.train_loss_last if now.train_loss_last is not None else now.train_loss
-    if config.stall_factor is None or start is None or present is None or probe is None or peak is None:
+    if config.stall_factor is None or present is None or probe is None or peak is None:
         return False
+    start = probe.loss_before_training
     losses = [present] if now.inner_valid_loss is None else [present, now.inner_valid_loss]
     if peak <= probe.lowest_lr or min(losses) <= config.stall_factor * start:
         return False
-    if now.train_loss_sd is None:
-        return peak > KILLED_EDGE * probe.edge_lr
-    return now.train_loss_sd > KILLED_SPREAD * abs(start)
+    if now.train_loss_sd is not None:
+        return now.train_loss_sd > KILLED_SPREAD * abs(start)
+    if now.update_norm is not None and now.weight_norm is not None:
+        return now.update_norm > KILLED_MOVEMENT * now.weight_norm
+    return peak > KILLED_EDGE * probe.edge_lr

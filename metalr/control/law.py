@@ -129,7 +129,7 @@ class ControlLaw:
             can_restore: Whether weights can be put back, which only the reason tells.
         """
         config = self.config
-        if has_exploded(state.trace, observation, config):
+        if has_exploded(state.trace, observation, config, state.probe):
             if not observation.is_finite and can_restore:
                 # Every such epoch is lost whole, so the second and third in a row take larger steps down.
                 factor = config.backoff ** min(1 + state.num_in_a_row, MAX_IN_A_ROW)
@@ -142,7 +142,7 @@ class ControlLaw:
             return replace(self._correct(state, observation, setting), num_in_a_row=state.num_in_a_row)
         is_last = setting.total_epochs is not None and observation.epoch >= setting.total_epochs
         may_stall = state.num_stalls < MAX_STALLS and not is_last
-        if may_stall and has_stalled(state.trace, observation, config, state.peak, state.probe):
+        if may_stall and has_stalled(observation, config, state.peak, state.probe):
             stalled = replace(state, num_stalls=state.num_stalls + 1)
             factor = config.backoff**2
             return self._back_off(stalled, observation, "nothing was learned", factor, can_restore)

@@ -6,6 +6,7 @@ Source: Smith, "Cyclical Learning Rates for Training Neural Networks", arXiv 150
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -35,6 +36,8 @@ that normalises it is the edge itself: the best peak lay five times as high over
 DISTANCE_FACTOR = 4.0
 """Under plain SGD, without normalisation, the best peak of a loss that is a distance lies so much higher over
 the reference than that of a cross-entropy: see `experiments/results/NOTES.md`."""
+FIRST_PART = 4
+"""A ramp spends the first of so many parts at LRs that hardly move the weights: up to 0.007 under SGD."""
 NORMALISED_USUAL = 10 / 3
 """Under SGD a network that normalises is usually trained at a so much larger LR (0.1: He et al. 2015)."""
 
@@ -88,6 +91,9 @@ class ProbeCurve:
     """Whether the network has normalisation layers."""
     is_distance: bool = False
     """Whether the loss measures a distance between outputs and targets, as a squared error does."""
+    first_losses: tuple[float, ...] = ()
+    """Losses of the first steps' own batches, nats, at LRs that hardly move the weights; none where every step
+    had the batch that is measured."""
 
     def smoothed(self) -> np.ndarray:
         """The losses, smoothed over neighbouring steps; shape (len(lrs),)."""
@@ -95,6 +101,14 @@ class ProbeCurve:
         weights = np.exp(-0.5 * ((steps[:, None] - steps[None, :]) / SMOOTHING_STEPS) ** 2)
         smoothed: np.ndarray = (weights @ np.asarray(self.losses)) / weights.sum(axis=1)
         return smoothed
+
+    @property
+    def loss_before_training(self) -> float:
+        """The mean loss of the untrained network over the batches that are known, nats.
+
+        One small batch of a regression may lie at half of that: no explosion, and no death, can be told by it.
+        """
+        return statistics.fmean((self.initial_loss, *self.first_losses))
 
     @cached_property
     def _smooth(self) -> np.ndarray:
@@ -159,7 +173,9 @@ class ProbeCurve:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON; `reference_lr` and what it is made from are added for readers."""
-        values = asdict(self) | {"lrs": list(self.lrs), "losses": list(self.losses)}
+        values = asdict(self) | {
+            name: list(getattr(self, name)) for name in ("lrs", "losses", "first_losses")
+        }
         return values | {
             "reference_lr": self.reference_lr,
             "edge_lr": self.edge_lr,
@@ -181,6 +197,7 @@ class ProbeCurve:
             momentum=values.get("momentum"),
             normalises=values.get("normalises", False),
             is_distance=values.get("is_distance", False),
+            first_losses=tuple(values.get("first_losses", ())),
         )
 
 
@@ -231,4 +248,5 @@ def lr_range_test(
         optimizer.param_groups[0].get("momentum"),
         normalises(model),
         is_distance,
+        tuple(filter(math.isfinite, outcome.step_losses[: config.num_steps // FIRST_PART])),
     )

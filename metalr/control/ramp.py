@@ -26,6 +26,8 @@ class RampOutcome:
     """Whether the ramp ended at losses too large or not finite, the initial one among them."""
     num_steps: int
     """Optimizer steps spent, the exploding ones included."""
+    step_losses: tuple[float, ...] = ()
+    """Of the steps' own batches, each before its update, where another loss was measured."""
 
 
 def run_ramp(
@@ -58,25 +60,29 @@ def run_ramp(
     """
     ratios = _ratios(optimizer)
     losses: list[float] = []
+    step_losses: list[float] = []
     num_large = 0
     for step in range(len(lrs) + 1):
         loss = _measured(measured_loss) if measured_loss else loss_of_step(step)
         losses.append(float(loss.detach()))
         if not math.isfinite(losses[-1]):
-            return RampOutcome(losses[0], tuple(losses[1 : step - num_large]), True, step)
+            finite = tuple(losses[1 : step - num_large])
+            return RampOutcome(losses[0], finite, True, step, tuple(step_losses))
         start = max(losses[0], statistics.median_low(losses[: max(1, min(step, num_start))]))
         num_large = num_large + 1 if losses[-1] > _limit(start, explode_factor) else 0
         if num_large == patience:
-            return RampOutcome(losses[0], tuple(losses[1:-num_large]), True, step)
+            return RampOutcome(losses[0], tuple(losses[1:-num_large]), True, step, tuple(step_losses))
         if step < len(lrs):
             for group, ratio in zip(optimizer.param_groups, ratios, strict=True):
                 _set_lr(group, lrs[step] * ratio)
             optimizer.zero_grad(set_to_none=True)
-            loss = loss_of_step(step) if measured_loss else loss
+            if measured_loss:
+                loss = loss_of_step(step)
+                step_losses.append(float(loss.detach()))
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
     kept = losses[1 : len(losses) - num_large]
-    return RampOutcome(losses[0], tuple(kept), num_large > 0, len(lrs))
+    return RampOutcome(losses[0], tuple(kept), num_large > 0, len(lrs), tuple(step_losses))
 
 
 @torch.no_grad()

@@ -77,8 +77,8 @@ def probe_model(
     stream = BatchStream(batches, config.num_steps + 1)
     task = _Task(model, loss_fn)
 
-    def measured() -> Tensor:
-        loss = task.loss_of(fixed)
+    def loss_of(batch: Any) -> Tensor:
+        loss = task.loss_of(batch)
         return mean_over_ranks(loss) if is_shared else loss
 
     with undone(model, optimizer, generators_of(batches)), torch.enable_grad():
@@ -88,7 +88,11 @@ def probe_model(
         try:
             fixed = next(stream)
             curve = lr_range_test(
-                model, optimizer, lambda step: task.loss_of(next(stream)), config, measured_loss=measured
+                model,
+                optimizer,
+                lambda step: loss_of(next(stream)),
+                config,
+                measured_loss=lambda: loss_of(fixed),
             )
         finally:
             stream.close()

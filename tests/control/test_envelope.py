@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -101,20 +102,44 @@ PROBE = ProbeCurve((0.01, 0.1, 1.0), (1.5, 1.9, 3.0), initial_loss=2.0, exploded
         (2.0, {"train_loss": 1.99, "inner_valid_loss": 1.9}, 0.99, 0.5, False),  # validation has moved
         (2.0, {"train_loss": 1.99, "inner_valid_loss": 2.0}, 0.99, 0.5, True),
         (2.0, {}, 0.99, 0.5, False),
-        (None, {"train_loss": 9.0}, 0.99, 0.5, False),
         (2.0, {"train_loss": 9.0}, None, 0.5, False),
         (2.0, {"train_loss": 9.0}, 0.99, None, False),
         (2.0, {"train_loss": 2.0, "train_loss_sd": 0.05}, 0.99, 0.5, False),  # flat: not begun to learn
         (2.0, {"train_loss": 2.0, "train_loss_sd": 0.2}, 0.99, 0.5, True),  # thrown about: killed
+        (2.0, {"train_loss": 2.0, "update_norm": 3.0, "weight_norm": 10.0}, 0.99, 0.5, False),  # hardly moved
+        (2.0, {"train_loss": 2.0, "update_norm": 5.0, "weight_norm": 10.0}, 0.99, 0.05, True),  # thrown
+        (
+            2.0,
+            {"train_loss": 2.0, "train_loss_sd": 0.05, "update_norm": 9.0, "weight_norm": 10.0},
+            0.99,
+            0.5,
+            False,
+        ),
         (2.0, {"train_loss": 2.0}, 0.99, 0.2, True),
         (2.0, {"train_loss": 2.0}, 0.99, 0.05, False),  # far below the edge
     ],
 )
 def test_what_counts_as_an_epoch_that_learned_nothing(
-    start: float | None, now: dict[str, float], factor: float | None, peak: float | None, stalled: bool
+    start: float, now: dict[str, float], factor: float | None, peak: float | None, stalled: bool
 ) -> None:
-    trace = [Observation(epoch=0, train_loss=start), Observation(epoch=1, train_loss=1.0)]
     config = ControlConfig(stall_factor=factor)
     seen_now = Observation(epoch=2, **now)
-    assert has_stalled(trace, seen_now, config, peak, PROBE) == stalled
-    assert not has_stalled(trace, seen_now, config, peak, None)
+    probe = replace(PROBE, initial_loss=start)
+    assert has_stalled(seen_now, config, peak, probe) == stalled
+    assert not has_stalled(seen_now, config, peak, None)
+
+
+def test_one_small_batch_before_training_is_no_measure_of_an_epoch() -> None:
+    """A regression's first batch of 16 may lie at half of the mean: neither explosion nor death follows."""
+    low, known = (
+        replace(PROBE, initial_loss=0.45),
+        replace(PROBE, initial_loss=0.45, first_losses=(1.0, 1.25)),
+    )
+    trace, now = [seen(0, 0.45)], seen(1, 0.92)
+    assert known.loss_before_training == pytest.approx(0.9)
+    assert has_exploded(trace, now, CONFIG, low)
+    assert not has_exploded(trace, now, CONFIG, known)
+    assert has_exploded(trace, seen(1, 1.81), CONFIG, known)
+    for loss, stalled in ((0.88, False), (0.9, True)):
+        assert has_stalled(seen(1, loss), CONFIG, 0.5, known) is stalled
+        assert has_stalled(seen(1, loss), CONFIG, 0.5, low)

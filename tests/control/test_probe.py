@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -112,8 +113,27 @@ def test_reading_the_curve_between_below_and_above_its_points() -> None:
 
 
 def test_plain_values_and_back() -> None:
-    curve = probe_of(10.0)
+    curve = replace(probe_of(10.0), first_losses=(1.0, 2.0))
     assert ProbeCurve.from_dict(curve.to_dict()) == curve
+    older = {name: value for name, value in curve.to_dict().items() if name != "first_losses"}
+    assert ProbeCurve.from_dict(older).loss_before_training == curve.initial_loss
+
+
+def test_the_loss_before_training_is_that_of_several_batches() -> None:
+    """By hand: w = 1 hardly moves at the first eighth of the LRs; batches of loss w, 3 w, 1 w, 3 w, ..."""
+    model, optimizer = quadratic(1.0)
+
+    def loss_of_step(step: int) -> torch.Tensor:
+        return model.weight.sum() * (3.0 if step % 2 == 0 else 1.0)
+
+    config = ProbeConfig(num_steps=16, min_lr=1e-9, max_lr=1e-8)
+    curve = lr_range_test(
+        model, optimizer, loss_of_step, config, measured_loss=lambda: 0.5 * model.weight.sum()
+    )
+    assert curve.first_losses == pytest.approx((3.0, 1.0, 3.0, 1.0))
+    assert curve.loss_before_training == pytest.approx((0.5 + 8.0) / 5)
+    alone = lr_range_test(model, optimizer, loss_of_step, config)
+    assert (alone.first_losses, alone.loss_before_training) == ((), alone.initial_loss)
 
 
 @pytest.mark.parametrize(("scales", "ramp"), [(False, (1e-3, 10.0)), (True, (3e-5, 0.3))])

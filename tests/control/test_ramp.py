@@ -81,7 +81,7 @@ def test_a_loss_of_its_own_is_measured_beside_the_steps() -> None:
     found = run_ramp(
         optimizer, lambda step: weight.sum(), [0.5, 0.25], 4.0, measured_loss=lambda: weight.square().sum()
     )
-    assert found == RampOutcome(1.0, (0.25, 0.0625), False, 2)
+    assert found == RampOutcome(1.0, (0.25, 0.0625), False, 2, step_losses=(1.0, 0.5))
     exploding = run_ramp(
         optimizer, lambda step: weight.sum(), [0.5, 2.0], 4.0, measured_loss=lambda: weight.square().sum()
     )
