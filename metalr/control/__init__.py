@@ -17,7 +17,14 @@ from metalr.control.anchor import (
     warmup_fraction,
 )
 from metalr.control.decision import Controller, Decision, Prediction, best_offset
-from metalr.control.features import FEATURE_GROUPS, FEATURE_NAMES, feature_row, feature_rows, reference_lr
+from metalr.control.features import (
+    FEATURE_GROUPS,
+    FEATURE_NAMES,
+    before_training,
+    feature_row,
+    feature_rows,
+    reference_lr,
+)
 from metalr.control.finder import LRFinderResult, find_lr
 from metalr.control.finder_rules import FinderCurve, Suggestion, suggest, suggested_lr, suggestions_of
 from metalr.control.greedy import GreedyLR
@@ -54,6 +61,7 @@ __all__ = [
     "anchor_for",
     "anchored_schedule",
     "averages_iterates",
+    "before_training",
     "best_offset",
     "feature_row",
     "feature_rows",

@@ -59,9 +59,9 @@ def has_exploded(
     """Whether the epoch observed in `now` should be undone, given the good observations before it.
 
     It should where a loss is not finite, or where a loss exceeds `config.explode_factor` times the
-    smallest *and* the first of its kind in `trace`, and the training loss also times the one before training
-    that the probe saw. Without an earlier loss only the first rule applies. A validation loss that rises while
-    the training loss falls is overfitting, or noise, and no explosion.
+    smallest *and* the first of its kind in `trace`, and the training loss also so many times the one before
+    training that the probe saw. Without an earlier loss only the first rule applies. A validation loss that
+    rises while the training loss falls is overfitting, or noise, and no explosion.
     """
     if not now.is_finite:
         return True

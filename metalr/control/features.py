@@ -17,7 +17,14 @@ import numpy as np
 from metalr.control.observation import Observation, Setting
 from metalr.control.probe import ProbeCurve, usual_lr
 
-__all__ = ["FEATURE_GROUPS", "FEATURE_NAMES", "feature_row", "feature_rows", "reference_lr"]
+__all__ = [
+    "FEATURE_GROUPS",
+    "FEATURE_NAMES",
+    "before_training",
+    "feature_row",
+    "feature_rows",
+    "reference_lr",
+]
 
 PROBE_FACTORS = tuple(2.0**exponent for exponent in range(-5, 5))
 """Where the probe's curve is read, as multiples of its reference LR."""
@@ -52,6 +59,13 @@ class _State:
         losses = (row.train_loss for row in self.trace if row.train_loss is not None)
         first = next(losses, self.probe.initial_loss if self.probe else math.nan)
         return first if first > 0.0 else math.nan
+
+    @property
+    def probe_unit(self) -> float:
+        """The same for the one batch that the probe measured, whose loss may be another."""
+        if self.setting.num_classes or self.probe is None:
+            return self.loss_unit
+        return self.probe.initial_loss if self.probe.initial_loss > 0.0 else math.nan
 
 
 def _log(value: float | None) -> float:
@@ -136,13 +150,13 @@ def _reference(state: _State) -> float:
 
 
 def _probe_change(factor: float) -> Callable[[_State], float]:
-    """Change of the loss at a multiple of the reference LR during the probe, in units of `loss_unit`."""
+    """Change of the loss at a multiple of the reference LR during the probe, in units of `probe_unit`."""
 
     def change(state: _State) -> float:
         if state.probe is None:
             return math.nan
         value = state.probe.loss_change_at(factor * state.probe.reference_lr)
-        return math.nan if value is None else max(-CAP, min(CAP, value / state.loss_unit))
+        return math.nan if value is None else max(-CAP, min(CAP, value / state.probe_unit))
 
     return change
 
@@ -214,6 +228,18 @@ FEATURE_GROUPS: dict[str, tuple[int, ...]] = {
     group: tuple(FEATURE_NAMES.index(name) for name in names) for group, names in _GROUPS.items()
 }
 """Positions of the features that go missing together, by the source they need."""
+
+
+def before_training(setting: Setting, probe: ProbeCurve | None) -> Observation:
+    """What there is to observe before training: the loss that the probe saw, where there was one.
+
+    That of its measured batch where classes are told apart, whose losses all lie near log C; of other losses
+    a batch tells little, so the mean of the first ones.
+    """
+    if probe is None:
+        return Observation(epoch=0)
+    loss = probe.initial_loss if setting.num_classes else probe.loss_before_training
+    return Observation(epoch=0, train_loss=loss)
 
 
 def reference_lr(setting: Setting, probe: ProbeCurve | None) -> float:

@@ -11,7 +11,7 @@ from typing import Any
 from metalr.config import ControlConfig
 from metalr.control.decision import Controller, Decision, Prediction, best_offset, predicted_gain
 from metalr.control.envelope import bounded_peak, has_exploded, has_stalled
-from metalr.control.features import feature_row, reference_lr
+from metalr.control.features import before_training, feature_row, reference_lr
 from metalr.control.observation import Observation, Setting
 from metalr.control.probe import ProbeCurve
 
@@ -109,8 +109,7 @@ class ControlLaw:
         of the first decision that later ones are held near.
         """
         state = LawState(reference_lr(setting, probe), probe, self.controller.initial_state())
-        first = Observation(epoch=0, train_loss=probe.initial_loss if probe else None)
-        decided = self.decide(state, first, setting, can_restore=False)
+        decided = self.decide(state, before_training(setting, probe), setting, can_restore=False)
         if probe is not None:
             return decided
         peak = min(max(own_lr * self.rise, self.config.min_lr), self.config.max_lr)

@@ -92,8 +92,8 @@ class ProbeCurve:
     is_distance: bool = False
     """Whether the loss measures a distance between outputs and targets, as a squared error does."""
     first_losses: tuple[float, ...] = ()
-    """Losses of the first steps' own batches, nats, at LRs that hardly move the weights; none where every step
-    had the batch that is measured."""
+    """Losses of the first steps' own batches, nats, at LRs that hardly move the weights; none where every
+    step had the batch that is measured."""
 
     def smoothed(self) -> np.ndarray:
         """The losses, smoothed over neighbouring steps; shape (len(lrs),)."""
@@ -106,7 +106,7 @@ class ProbeCurve:
     def loss_before_training(self) -> float:
         """The mean loss of the untrained network over the batches that are known, nats.
 
-        One small batch of a regression may lie at half of that: no explosion, and no death, can be told by it.
+        One small batch of a regression may lie at half of that: by it neither explosion nor death is told.
         """
         return statistics.fmean((self.initial_loss, *self.first_losses))
 

@@ -20,6 +20,7 @@ from metalr.control import (
     Setting,
     anchor_for,
     averages_iterates,
+    before_training,
     feature_row,
     make_schedule,
     normalises,
@@ -124,7 +125,7 @@ def start_or_resume(
     )
     if spec.control:
         training.anchor = anchor_for(optimizer, spec.control)
-    first = Observation(epoch=0, train_loss=probe.initial_loss if probe else None)
+    first = before_training(setting, probe)
     start_s = time.perf_counter() - started if spec.control else 0.0
     live = LiveRun(spec, folder, training, setting, probe, [first], start_s)
     if spec.train.early_stopping:
