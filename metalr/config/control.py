@@ -95,9 +95,11 @@ class ControlConfig(Section):
     max_rise: Annotated[float, Field(gt=1.0)] = 3.0
     """Largest factor between the equivalent peaks of two successive decisions, upwards."""
     explode_factor: Annotated[float, Field(gt=1.0)] = 2.0
-    """An epoch whose loss exceeds this multiple of the best so far (and of the initial loss) is rolled back."""
+    """An epoch whose loss exceeds this multiple of the best so far (and of the initial loss, the mean over the probe's first
+    batches) is rolled back."""
     stall_factor: Annotated[float, Field(gt=0.0, le=1.0)] | None = 0.99
     """After a probe, an epoch that ends at a training loss above this multiple of the one before training is rolled back
-    too where its batches' losses were thrown about, as at the death of all ReLUs. At most three times a run; null: never."""
+    too where its batches' losses were thrown about (where these are not known: its weights), as at the death of all ReLUs.
+    At most three times a run; null: never."""
     backoff: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.5
     """Factor on all later LRs after a rollback; twice where nothing was learned."""

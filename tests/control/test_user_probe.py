@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from metalr.config import ControlConfig, ProbeConfig
-from metalr.control import FEATURE_NAMES, MetaLR, lr_range_test
+from metalr.control import FEATURE_NAMES, MetaLR, ProbeCurve, lr_range_test
 from metalr.control.user_probe import probe_model
 
 CONFIG = ProbeConfig(num_steps=12)
@@ -233,3 +233,28 @@ def test_batches_that_end_too_soon_are_told_of() -> None:
     model, optimizer, loader = problem()
     with pytest.raises(ValueError, match="cannot be read again"):
         probe_model(model, optimizer, nn.CrossEntropyLoss(), iter(list(loader)), CONFIG)
+
+
+def test_a_first_batch_of_small_loss_makes_no_explosion(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Targets of 0.3 in the batch that the probe measures, of 1 in the others: their loss is 11 times as large."""
+
+    def num_rollbacks() -> int:
+        torch.manual_seed(0)
+        model = nn.Linear(4, 1)
+        nn.init.zeros_(model.weight)
+        nn.init.zeros_(model.bias)
+        sizes = [0.3] + [1.0] * 20
+        batches = [(torch.randn(16, 4), size * torch.sign(torch.randn(16, 1))) for size in sizes]
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        scheduler = MetaLR(optimizer, total_epochs=4, model=model, batches=batches, loss_fn=nn.MSELoss())
+        with torch.no_grad():
+            epoch = sum(float(nn.functional.mse_loss(model(x), y)) for x, y in batches) / len(batches)
+        for _ in range(3):
+            optimizer.step()
+            scheduler.step({"train/loss": epoch})
+        scheduler.close()
+        return scheduler.num_rollbacks
+
+    assert num_rollbacks() == 0
+    monkeypatch.setattr(ProbeCurve, "loss_before_training", property(lambda curve: curve.initial_loss))
+    assert num_rollbacks() > 0  # negative control: what one batch tells
