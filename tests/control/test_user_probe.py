@@ -236,7 +236,7 @@ def test_batches_that_end_too_soon_are_told_of() -> None:
 
 
 def test_a_first_batch_of_small_loss_makes_no_explosion(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Targets of 0.3 in the batch that the probe measures, of 1 in the others: their loss is 11 times as large."""
+    """Targets of 0.3 in the batch that the probe measures, of 1 in the others: 11 times its loss."""
 
     def num_rollbacks() -> int:
         torch.manual_seed(0)
