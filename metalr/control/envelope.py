@@ -16,7 +16,7 @@ KILLED_SPREAD = 0.05
 killed a network, 0.004 to 0.04 where one had not begun to learn (77 recorded epochs)."""
 KILLED_MOVEMENT = 0.4
 """How far an epoch moved the weights, over their norm at its end: more than this at 16 of 19 recorded deaths,
-less where 12 of 13 networks had not begun to learn (the LR over the edge tells 19 and 7)."""
+less where 12 of 13 networks had not begun to learn (the LR over the edge: 19 and 7 of 13)."""
 KILLED_EDGE = 1 / 16
 """Killing LRs were at least 0.08 of the probe's edge; where a network had not begun to learn the LR was at
 most 0.054 of it, but for ResNets without normalisation, which have a low edge and learn all the same."""
