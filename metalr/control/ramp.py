@@ -60,29 +60,32 @@ def run_ramp(
     """
     ratios = _ratios(optimizer)
     losses: list[float] = []
-    step_losses: list[float] = []
+    step_losses: list[Tensor] = []
     num_large = 0
+
+    def ended(num_steps: int, num_dropped: int) -> RampOutcome:
+        kept, own = losses[1 : len(losses) - num_dropped], [float(loss) for loss in step_losses]
+        return RampOutcome(losses[0], tuple(kept), num_dropped > 0, num_steps, tuple(own))
+
     for step in range(len(lrs) + 1):
         loss = _measured(measured_loss) if measured_loss else loss_of_step(step)
         losses.append(float(loss.detach()))
         if not math.isfinite(losses[-1]):
-            finite = tuple(losses[1 : step - num_large])
-            return RampOutcome(losses[0], finite, True, step, tuple(step_losses))
+            return ended(step, num_large + 1)
         start = max(losses[0], statistics.median_low(losses[: max(1, min(step, num_start))]))
         num_large = num_large + 1 if losses[-1] > _limit(start, explode_factor) else 0
         if num_large == patience:
-            return RampOutcome(losses[0], tuple(losses[1:-num_large]), True, step, tuple(step_losses))
+            return ended(step, num_large)
         if step < len(lrs):
             for group, ratio in zip(optimizer.param_groups, ratios, strict=True):
                 _set_lr(group, lrs[step] * ratio)
             optimizer.zero_grad(set_to_none=True)
             if measured_loss:
                 loss = loss_of_step(step)
-                step_losses.append(float(loss.detach()))
+                step_losses.append(loss.detach().clone())  # read at the end; the device goes on
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
-    kept = losses[1 : len(losses) - num_large]
-    return RampOutcome(losses[0], tuple(kept), num_large > 0, len(lrs), tuple(step_losses))
+    return ended(len(lrs), num_large)
 
 
 @torch.no_grad()
