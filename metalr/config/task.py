@@ -40,13 +40,15 @@ class TaskConfig(Section):
     """Side in pixels of a square zeroed in each augmented training image; 0 for none."""
     network: Literal[
         "resnet18", "resnet10", "cnn", "cnn_bn", "cnn_gn", "mlp", "mlp_bn", "mlp_ln", "mlp_tanh", "mlp_deep", "transformer",
-        "gru",
+        "gru", "vit", "convnext", "mobilenet", "densenet",
     ] = "mlp"  # fmt: skip
     """`resnet18`, `resnet10`: CIFAR stem, torchvision blocks, two or one a stage; `cnn`: three convolutions; `mlp`: two hidden
     layers, `mlp_deep`: four; `_bn`, `_gn`, `_ln`: the same with batch, group or layer normalisation, `_tanh`: without ReLUs;
-    `transformer`, `gru`: one layer over the rows of an image."""
+    `transformer`, `gru`: one layer over the rows of an image; `vit`, `convnext`, `mobilenet`, `densenet`: torchvision's, with a
+    stem for small images and few layers."""
     width: Annotated[int, Field(ge=8, le=1024)] = 32
-    """Channels of the first stage (resnet18: 64 is the standard), or units of a hidden layer (an MLP)."""
+    """Channels of the first stage (resnet18: 64 is the standard; mobilenet: 32), units of a hidden layer (an MLP), of a token
+    (a transformer), or the growth rate (densenet)."""
     objective: Literal["classify", "regress", "reconstruct"] = "classify"
     """What is learned, and the training loss: `classify`, the class, by cross-entropy; `regress`, a 1 at the class and a 0 at
     the others, `reconstruct`, the normalised image itself, both by mean squared error."""

@@ -1,4 +1,4 @@
-"""The networks that are trained: ResNets for small images, CNNs, MLPs, and two that read an image row by row.
+"""The networks that are trained: ResNets for small images, CNNs, MLPs, row readers, torchvision's newer ones.
 
 All take normalised images of shape (B, in_channels, image_size, image_size) to logits (B, num_classes).
 """
@@ -11,6 +11,8 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
+
+from metalr.tasks.torchvision_networks import make_convnext, make_densenet, make_mobilenet, make_vit
 
 __all__ = ["MIN_WIDTH", "NETWORKS", "make_network"]
 
@@ -91,7 +93,8 @@ def _initialise_convolutions(network: nn.Module) -> None:
 
 
 def _group_norm(channels: int) -> nn.GroupNorm:
-    return nn.GroupNorm(channels // 8 or 1, channels)
+    """In groups of 8 channels where they divide into such."""
+    return nn.GroupNorm(math.gcd(channels, channels // 8 or 1), channels)
 
 
 Normalisation = Callable[[int], nn.Module]
@@ -192,6 +195,10 @@ NETWORKS: dict[str, Callable[[int, int, int, int, float], nn.Module]] = {
     "mlp_deep": partial(_make_mlp, num_hidden=4),
     "transformer": partial(_RowNetwork, kind="transformer"),
     "gru": partial(_RowNetwork, kind="gru"),
+    "vit": make_vit,
+    "convnext": make_convnext,
+    "mobilenet": make_mobilenet,
+    "densenet": make_densenet,
 }
 """Name in `task.network` -> maker from (in_channels, num_classes, image_size, width, dropout)."""
 
@@ -213,7 +220,7 @@ def make_network(
             f"width={width} must be at least {MIN_WIDTH}: convolutions of 4 channels in channels_last layout "
             "crash torch 2.12 on the CPU"
         )
-    smallest = 4 if name.startswith(("resnet", "cnn")) else 1
+    smallest = 1 if name.startswith("mlp") or name in ("transformer", "gru", "vit") else 4
     if image_size < smallest:
         raise ValueError(f"image_size={image_size} must be at least {smallest} pixels for network={name}")
     return NETWORKS[name](in_channels, num_classes, image_size, width, dropout)

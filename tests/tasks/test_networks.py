@@ -64,11 +64,17 @@ def test_every_network_takes_every_image(name: str, channels: int, side: int) ->
     assert all(parameter.grad is not None for parameter in network.parameters())
 
 
+@pytest.mark.parametrize("name", sorted(NETWORKS))
+def test_every_network_takes_every_width(name: str) -> None:
+    assert make_network(name, 3, 10, 8, 13)(torch.randn(2, 3, 8, 8)).shape == (2, 10)
+
+
 @pytest.mark.parametrize(
     ("name", "count"),
     [
         ("resnet18", 11_173_962), ("cnn", 373_386), ("mlp", 201_482), ("mlp_deep", 209_802),
-        ("transformer", 42_506), ("gru", 33_866),
+        ("transformer", 42_506), ("gru", 33_866), ("vit", 142_026), ("convnext", 1_596_874),
+        ("mobilenet", 8_722_698), ("densenet", 2_819_466),
     ],
 )  # fmt: skip
 def test_number_of_parameters(name: str, count: int) -> None:
@@ -77,6 +83,9 @@ def test_number_of_parameters(name: str, count: int) -> None:
     # mlp: 64*3073 + 64*65 + 10*65; deep: 2 * 64*65 more.
     # transformer: rows 64*97, positions 32*64; attention 192*65 + 64*65, 64 <-> 128, three norms of 128; 650.
     # gru: the same rows and positions, 3*64 * (64 + 64 + 2); 650.
+    # vit: patches 64*49, 65 positions and a token of 64; four such layers; a norm of 128; 650.
+    # convnext: 64*13 and a norm of 128, two blocks of 8d^2 + 58d for d = 64, 128, 256, between them
+    # 8d^2 + 4d; a norm of 512; 10*257. mobilenet, densenet: counted by torch alone, no formula of ours.
     network = make_network(name, 3, 10, 32, 64)
     assert sum(parameter.numel() for parameter in network.parameters()) == count
 
@@ -126,6 +135,7 @@ def test_dropout_acts_in_training_alone_and_before_the_last_layer(name: str) -> 
     network = make_network(name, 3, 10, 8, 64, dropout=0.5)
     inputs: list[torch.Tensor] = []
     last = [module for module in network.modules() if isinstance(module, nn.Linear)][-1]
+    nn.init.normal_(last.weight)  # that of a vision transformer starts at zero
     dropout = [module for module in network.modules() if isinstance(module, nn.Dropout)][-1]
     last.register_forward_pre_hook(lambda _m, args: inputs.append(args[0]))
     dropout.register_forward_hook(lambda _m, args, out: inputs.append(out))
