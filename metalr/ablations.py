@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from metalr.comparison.ablation import ablation_summary, ablation_table, ablation_verdict, rows_of
+from metalr.comparison.grouping import NUM_CLASSES
 from metalr.comparison.measures import Outcome, outcome_of
-from metalr.comparison.summary import NUM_CLASSES
 from metalr.config import ConfigError, ExperimentConfig
 from metalr.config.controlled import CONTROLLED
 from metalr.display import Display

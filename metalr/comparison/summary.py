@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from scipy import stats
 
-from metalr.comparison.measures import (
-    Outcome,
-    group_measures,
-    mean_or_none,
-    outcome_of,
-    target_of,
-    time_to_target,
-)
-from metalr.comparison.pairing import Results, Runs, Tuned, adjust_family, compare_pairs, differences, tune
-from metalr.comparison.protocol import METHODS, Cell, cells_of, is_controlled, is_hand_schedule, report_lrs
+from metalr.comparison.grouping import GroupedRuns, group_runs, mean_by_seed
+from metalr.comparison.measures import group_measures, mean_or_none, time_to_target
+from metalr.comparison.pairing import Runs, Tuned, adjust_family, compare_pairs, differences
+from metalr.comparison.protocol import Cell, is_controlled, is_hand_schedule, report_lrs
 from metalr.comparison.provenance import context, plain_values
 from metalr.comparison.statistics import estimate_mean, interquartile_mean, judge
 from metalr.config import ExperimentConfig
 from metalr.training.records import RunRecord
 
 __all__ = ["summarise"]
-
-NUM_CLASSES = {"cifar100": 100}
 
 
 def summarise(
@@ -37,53 +29,23 @@ def summarise(
     meta_training and command. Raises ValueError without records, where a run has no test accuracy, and
     where two different runs claim the same cell, method and seed.
     """
-    results = _group(records, config, provenance)
-    values = context(results, config, provenance) | _Summary(results, config).as_json()
+    results = group_runs(records, config, provenance)
+    sampling = (config.compare.confidence, config.compare.num_resamples)
+    summary = _Summary(GroupedRuns(results, report_lrs(config)), sampling)
+    values = context(results, config, provenance) | summary.as_json()
     return {key: plain_values(value) for key, value in values.items()}
-
-
-def _group(records: Sequence[RunRecord], config: ExperimentConfig, provenance: Mapping[str, Any]) -> Results:
-    if not records:
-        raise ValueError("there are no finished runs to compare: run `metalr compare` first")
-    of_all = provenance.get("num_classes") or NUM_CLASSES.get(config.task.dataset, 10)
-    num_classes = len(config.task.classes) if config.task.classes else of_all
-    results: dict[tuple[Cell, str], dict[int, Outcome]] = {}
-    placed = [
-        (cell, outcome_of(record, 100.0 / num_classes))
-        for record in records
-        for cell in cells_of(record.spec, config)
-    ]
-    for cell, outcome in placed:
-        runs = results.setdefault((cell, outcome.method), {})
-        other = runs.setdefault(outcome.seed, outcome)
-        if other.run_id != outcome.run_id:
-            raise ValueError(
-                f"runs {other.run_id} and {outcome.run_id} are both {outcome.method}, seed {outcome.seed} of "
-                f"{outcome.cell}, made under different settings: compare one set of settings at a time"
-            )
-    ordered = sorted(results, key=lambda key: (key[0], _place(key[1])))
-    return {key: dict(sorted(results[key].items())) for key in ordered}
-
-
-def _place(method: str) -> int:
-    return [str(name) for name in METHODS].index(method)
 
 
 class _Summary:
     """The arithmetic over one set of grouped results."""
 
-    def __init__(self, results: Results, config: ExperimentConfig) -> None:
-        self.results = results
-        self.sampling = (config.compare.confidence, config.compare.num_resamples)
-        self.cells = sorted({cell for cell, _ in results if cell.initial_lr in report_lrs(config)})
-        self.methods = [method for method in METHODS if any(method == name for _, name in results)]
-        groups = sorted({(cell.task, cell.budget_epochs) for cell, _ in results})
-        self.tuned: dict[tuple[str, int], list[Tuned]] = {group: tune(results, *group) for group in groups}
+    def __init__(self, runs: GroupedRuns, sampling: tuple[float, int]) -> None:
+        self.runs, self.results, self.sampling = runs, runs.results, sampling
 
     def as_json(self) -> dict[str, Any]:
-        cells = [self._cell(cell) for cell in self.cells]
+        cells = [self._cell(cell) for cell in self.runs.cells]
         overall_paired = self._overall_paired()
-        tuned = [self._tuned(*group) for group in self.tuned]
+        tuned = [self._tuned(*group) for group in self.runs.tuned]
         entries = [entry["against_reference"] for group in tuned for entry in group["methods"].values()]
         against = [entry for entry in entries if entry is not None]
         confidence = self.sampling[0]
@@ -91,7 +53,7 @@ class _Summary:
             "tuning_grid_lr": sorted({cell.initial_lr for cell, _ in self.results}),
             "cells": cells,
             "tuned": tuned,
-            "overall": {method: self._overall(method, cells) for method in self.methods},
+            "overall": {method: self._overall(method, cells) for method in self.runs.methods},
             "overall_paired": overall_paired,
             "families": {
                 "cells": adjust_family([e for cell in cells for e in cell["paired"].values()], confidence),
@@ -100,30 +62,13 @@ class _Summary:
             },
         }
 
-    def _reference(self, cell: Cell) -> Tuned | None:
-        """The best tuned hand schedule."""
-        tuned = self.tuned[cell.task, cell.budget_epochs]
-        return next((choice for choice in tuned if is_hand_schedule(choice.method)), None)
-
-    def _best_of_all(self, cell: Cell) -> Tuned | None:
-        """The best tuned hand schedule or peer; `explore` is a random path."""
-        tuned = self.tuned[cell.task, cell.budget_epochs]
-        return next((choice for choice in tuned if choice.method != "explore"), None)
-
-    def _target(self, cell: Cell) -> float | None:
-        reference = self._reference(cell)
-        return target_of(list(reference.runs.values())) if reference else None
-
-    def _methods_of(self, cell: Cell) -> list[str]:
-        return [method for method in self.methods if (cell, method) in self.results]
-
     def _cell(self, cell: Cell) -> dict[str, Any]:
-        methods = self._methods_of(cell)
+        methods = self.runs.methods_of(cell)
         return {
             "task": cell.task,
             "budget_epochs": cell.budget_epochs,
             "initial_lr": cell.initial_lr,
-            "target_inner_valid_accuracy_pct": self._target(cell),
+            "target_inner_valid_accuracy_pct": self.runs.target(cell),
             "methods": {method: self._method(cell, method) for method in methods},
             "paired": self._paired(cell, methods),
         }
@@ -140,10 +85,10 @@ class _Summary:
             "test_loss": estimate_mean(losses, *self.sampling).as_json(),
             "outer_valid_accuracy_pct": mean_or_none([o.outer_valid_accuracy_pct for o in outcomes]),
             **measures,
-            **time_to_target(outcomes, self._target(cell)),
+            **time_to_target(outcomes, self.runs.target(cell)),
             "schedule_efficiency": self._efficiency(cell, runs, measures["log_lr_sd_decades"]),
-            "regret_pp": self._regret(self._reference(cell), runs),
-            "regret_to_best_pp": self._regret(self._best_of_all(cell), runs),
+            "regret_pp": self._regret(self.runs.reference(cell), runs),
+            "regret_to_best_pp": self._regret(self.runs.best_of_all(cell), runs),
         }
 
     def _efficiency(self, cell: Cell, runs: Runs, log_sd_decades: float | None) -> float | None:
@@ -177,7 +122,7 @@ class _Summary:
 
     def _tuned(self, task: str, budget_epochs: int) -> dict[str, Any]:
         somewhere = Cell(task, budget_epochs, 0.0)
-        reference, best = self._reference(somewhere), self._best_of_all(somewhere)
+        reference, best = self.runs.reference(somewhere), self.runs.best_of_all(somewhere)
         return {
             "task": task,
             "budget_epochs": budget_epochs,
@@ -193,7 +138,7 @@ class _Summary:
                     "at_grid_edge": choice.at_grid_edge,
                     "against_reference": self._against(reference, choice),
                 }
-                for choice in self.tuned[task, budget_epochs]
+                for choice in self.runs.tuned[task, budget_epochs]
             },
         }
 
@@ -205,12 +150,12 @@ class _Summary:
 
     def _overall(self, method: str, cells: Sequence[dict[str, Any]]) -> dict[str, Any]:
         mine = [cell["methods"][method] for cell in cells if method in cell["methods"]]
-        regret = estimate_mean(self._regret_by_seed(method, self._reference), *self.sampling)
-        to_best = estimate_mean(self._regret_by_seed(method, self._best_of_all), *self.sampling)
+        regret = estimate_mean(self.runs.regrets_by_seed(method, self.runs.reference), *self.sampling)
+        to_best = estimate_mean(self.runs.regrets_by_seed(method, self.runs.best_of_all), *self.sampling)
         regrets = [entry["regret_pp"]["mean"] for entry in mine]
         cell_regrets = [value for value in regrets if value is not None]
         # A run that stands in several cells is timed and counted once.
-        outcomes = list({o.run_id: o for runs in self._runs_in_cells(method) for o in runs.values()}.values())
+        outcomes = list({o.run_id: o for runs in self.runs.in_cells(method) for o in runs.values()}.values())
         finished = [outcome for outcome in outcomes if not outcome.diverged]
         wall_s = sum(outcome.timing.get("wall_s", 0.0) for outcome in finished)
         control_s = sum(outcome.timing.get("control_s", 0.0) for outcome in finished)
@@ -235,15 +180,10 @@ class _Summary:
             "num_diverged": len(outcomes) - len(finished),
         }
 
-    def _by_seed(self, tables: Sequence[Mapping[int, float]]) -> list[float]:
-        """Means over the cells, of the seeds that every cell has: runs of one seed are not independent."""
-        shared = set.intersection(*(set(table) for table in tables)) if tables else set()
-        return [float(np.mean([table[seed] for table in tables])) for seed in sorted(shared)]
-
     def _interquartile(self, method: str) -> dict[str, Any]:
-        cells = [cell for cell in self.cells if (cell, method) in self.results]
+        cells = [cell for cell in self.runs.cells if (cell, method) in self.results]
         accuracies = [[o.test_accuracy_pct for o in self.results[c, method].values()] for c in cells]
-        references = [(c, self._reference(c)) for c in cells]
+        references = [(c, self.runs.reference(c)) for c in cells]
         regrets = [
             list(differences(best.runs, self.results[c, method]).values()) for c, best in references if best
         ]
@@ -256,33 +196,22 @@ class _Summary:
         num_runs = sum(entry["test_accuracy_pct"]["n"] for entry in entries)
         return sum(entry["num_reached"] for entry in entries) / num_runs if num_runs else None
 
-    def _runs_in_cells(self, method: str) -> list[Runs]:
-        return [self.results[cell, method] for cell in self.cells if (cell, method) in self.results]
-
-    def _regret_by_seed(self, method: str, reference_of: Callable[[Cell], Tuned | None]) -> list[float]:
-        tables = []
-        for cell in self.cells:
-            reference = reference_of(cell)
-            if reference and (cell, method) in self.results:
-                tables.append(differences(reference.runs, self.results[cell, method]))
-        return self._by_seed(tables)
-
     def _overall_paired(self) -> dict[str, Any]:
         pairs = {}
-        for method in filter(is_controlled, self.methods):
-            for baseline in (name for name in self.methods if not is_controlled(name)):
-                shared = [c for c in self.cells if {(c, method), (c, baseline)} <= set(self.results)]
+        for method in filter(is_controlled, self.runs.methods):
+            for baseline in (name for name in self.runs.methods if not is_controlled(name)):
+                shared = [c for c in self.runs.cells if {(c, method), (c, baseline)} <= set(self.results)]
                 tables = [differences(self.results[c, method], self.results[c, baseline]) for c in shared]
-                pairs[f"{method} vs {baseline}"] = compare_pairs(self._by_seed(tables), *self.sampling)
+                pairs[f"{method} vs {baseline}"] = compare_pairs(mean_by_seed(tables), *self.sampling)
         return pairs
 
     def _sensitivity(self, method: str) -> float | None:
         deviations = []
-        for group in self.tuned:
+        for group in self.runs.tuned:
             means = [
                 float(np.mean([outcome.test_accuracy_pct for outcome in runs.values()]))
                 for (cell, name), runs in self.results.items()
-                if name == method and cell in self.cells and (cell.task, cell.budget_epochs) == group
+                if name == method and cell in self.runs.cells and (cell.task, cell.budget_epochs) == group
             ]
             deviations.append(float(np.std(means)) if len(means) > 1 else None)
         return mean_or_none(deviations)

@@ -16,8 +16,8 @@ from metalr.control.decision import Decision
 from metalr.control.law import ControlLaw, LawState
 from metalr.control.metrics import MetricReader
 from metalr.control.observation import Observation, Setting
+from metalr.control.rollback import Rollback
 from metalr.control.scheduler_state import LRWindow, history_row
-from metalr.control.snapshot import Snapshot
 from metalr.control.step_statistics import StepStatistics
 
 __all__ = ["Autopilot", "Surroundings"]
@@ -62,30 +62,28 @@ class Autopilot:
     history: list[dict[str, Any]] = field(default_factory=list)
     num_silent_epochs: int = 0
     reader: MetricReader = field(default_factory=MetricReader)
-    snapshot: Snapshot | None = None
+    rollback: Rollback = field(init=False)
 
     def __post_init__(self) -> None:
-        if self.around.is_shared:
+        around = self.around
+        if around.is_shared:
             self.state = LawState.from_dict(decided_by_rank_0(self.state.to_dict()))
-        self.take_snapshot()
+        self.rollback = Rollback(
+            around.optimizer, around.model, around.statistics, is_shared=around.is_shared
+        )
 
     def begin(self) -> None:
         """The training under control begins now, after epochs under another schedule."""
         self.pending, self.window, self.carried = {}, LRWindow(), {}
         if self.around.statistics is not None:
             self.around.statistics.reset(is_whole_epoch=False)
-        self.take_snapshot()
+        self.rollback.remember()
 
     @property
     def decision(self) -> Decision:
         """The one in force."""
         assert self.state.decision is not None
         return self.state.decision
-
-    def take_snapshot(self) -> None:
-        """Remember the present weights as good ones."""
-        if self.around.model is not None:
-            self.snapshot = Snapshot.take(self.around.model, self.around.optimizer)
 
     @property
     def is_at_own_lr(self) -> bool:
@@ -96,13 +94,7 @@ class Autopilot:
         """Take back the first epoch's steps so far, and lower the peak; False where it is at its lowest."""
         before, statistics = self.decision.peak_lr, self.around.statistics
         peak = max(before * factor, self.law.config.min_lr)
-        if peak == before or statistics is None:
-            return False
-        if self.around.model is not None and self.snapshot is not None:
-            self.snapshot.restore_keeping_lr(self.around.model, self.around.optimizer)
-        elif statistics.can_put_back:
-            statistics.put_back()
-        else:
+        if peak == before or statistics is None or not self.rollback.undo_steps():
             return False
         statistics.reset(is_whole_epoch=False)
         self.pending, self.window = {}, LRWindow()
@@ -179,7 +171,7 @@ class Autopilot:
         if observation is not None and self._has_blown_up(observation):
             observation = replace(observation, is_finite=False)
         if observation is not None:
-            can_restore = self.snapshot is not None or self._can_put_weights_back(observation)
+            can_restore = self.rollback.is_possible(observation)
             after = self.law.decide(before, observation, self._setting_now(), can_restore=can_restore)
         if self.around.is_shared:
             agreed = decided_by_rank_0({"is_decided": after is not before, **after.to_dict()})
@@ -188,12 +180,9 @@ class Autopilot:
         if after is before:
             return False
         if after.num_rollbacks == before.num_rollbacks:
-            self.take_snapshot()
-        elif self.around.model is not None and self.snapshot is not None:
-            self.snapshot.restore_keeping_lr(self.around.model, self.around.optimizer)
-        elif observation is not None and self._can_put_weights_back(observation):
-            assert self.around.statistics is not None
-            self.around.statistics.put_back()
+            self.rollback.remember()
+        else:
+            self.rollback.undo(observation)
         return True
 
     def _has_blown_up(self, observation: Observation) -> bool:
@@ -204,12 +193,6 @@ class Autopilot:
             return False
         start = statistics.start_norm
         return start is not None and 0.0 < BLOWN_UP * start < moved
-
-    def _can_put_weights_back(self, observation: Observation) -> bool:
-        """Whether weights that may be lost can be had from the hooks, where the model was not given."""
-        statistics = self.around.statistics
-        is_lost = not observation.is_finite and self.around.model is None and not self.around.is_shared
-        return is_lost and statistics is not None and statistics.can_put_back
 
     def _setting_now(self) -> Setting:
         statistics = self.around.statistics
@@ -272,4 +255,4 @@ class Autopilot:
         self.num_silent_epochs = values["num_silent_epochs"]
         if self.around.statistics is not None and values["statistics"] is not None:
             self.around.statistics.load_state_dict(values["statistics"])
-        self.take_snapshot()
+        self.rollback.remember()

@@ -11,7 +11,6 @@ this module alone sets LRs.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +23,7 @@ from metalr.control.agreement import is_distributed, rank
 from metalr.control.anytime import course_for
 from metalr.control.autopilot import Autopilot, Surroundings
 from metalr.control.decision import Controller, Decision
+from metalr.control.group_lrs import GroupLRs, initial_lrs, lr_scales
 from metalr.control.law import ControlLaw
 from metalr.control.observation import Observation, Setting
 from metalr.control.probe import ProbeCurve
@@ -31,6 +31,7 @@ from metalr.control.scheduler_checks import (
     check_arguments,
     check_optimizer,
     lead_group,
+    resolved_controller,
     respecting,
     setting_of,
     warn_of_other_budget,
@@ -111,7 +112,7 @@ class MetaLR(LRScheduler):
     ) -> None:
         check_optimizer(optimizer)
         check_arguments(total_epochs, steps_per_epoch, respect, model, batches, loss_fn)
-        controller = _resolve(controller)
+        controller = resolved_controller(controller)
         self._lead = lead_group(optimizer)
         own_lr = initial_lr_of(optimizer.param_groups[self._lead])
         self._config = config or ControlConfig()
@@ -215,32 +216,16 @@ class MetaLR(LRScheduler):
 
     def get_lr(self) -> list[float | Tensor]:
         """The LR of each parameter group for the present unit."""
-        initial, lead_lr = self._initial_lrs(), self._lead_lr()
-        # A ratio of exactly 1 for the first group: its LR must not depend on the initial one by a last bit.
-        ratios = [lr / initial[self._lead] for lr in initial]
-        return [lead_lr * ratio * scale for ratio, scale in zip(ratios, self._lr_scales(), strict=True)]
+        return [*self._group_lrs().of_groups(self._autopilot.lr(self.last_epoch))]
 
     def _lead_lr(self) -> float:
-        """The first group's LR, such that no group's is above the bound."""
-        initial = self._initial_lrs()
-        largest = max(lr * scale for lr, scale in zip(initial, self._lr_scales(), strict=True))
-        return min(self._autopilot.lr(self.last_epoch), self._config.max_lr / (largest / initial[self._lead]))
+        return self._group_lrs().lead_lr(self._autopilot.lr(self.last_epoch))
 
-    def _lr_scales(self) -> list[float]:
-        return [float(group.get("lr_scale", 1.0)) for group in self.optimizer.param_groups]
-
-    def _initial_lrs(self) -> list[float]:
-        """Each group's initial LR, kept as a number: reading a tensor would wait for the device."""
+    def _group_lrs(self) -> GroupLRs:
         groups = self.optimizer.param_groups
-        if len(groups) < len(self.base_lrs):
-            self.base_lrs = []
-        for group in groups[len(self.base_lrs) :]:
-            lr = group["lr"]
-            group.setdefault("initial_lr", lr.clone() if isinstance(lr, Tensor) else lr)
-            self.base_lrs.append(initial_lr_of(group))
-        initial = [float(lr) for lr in self.base_lrs]
-        self.base_lrs = list(initial)
-        return initial
+        initial = initial_lrs(groups, self.base_lrs)
+        self.base_lrs = [*initial]
+        return GroupLRs(initial, lr_scales(groups), self._lead, self._config.max_lr)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to go on exactly, as plain values that load with `weights_only=True`.
@@ -277,13 +262,5 @@ class MetaLR(LRScheduler):
 
     def _go_on(self) -> None:
         """Before the first optimizer step after a load, when model and optimizer have been loaded too."""
-        self._autopilot.take_snapshot()
+        self._autopilot.rollback.remember()
         warn_of_other_lrs(self.optimizer, [float(lr) for lr in self._last_lr])
-
-
-def _resolve(controller: Controller | str | Path) -> Controller:
-    if not isinstance(controller, str | Path):
-        return controller
-    # Loading files is the learning room's business, which stands below this one: bound late, by name.
-    loaded: Controller = import_module("metalr.learning.controller").load_controller(controller)
-    return loaded

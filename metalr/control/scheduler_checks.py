@@ -6,6 +6,8 @@ import inspect
 import math
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -13,6 +15,7 @@ from torch.optim import LBFGS, Optimizer
 
 from metalr.config import ControlConfig
 from metalr.control.anchor import averages_iterates, scales_gradients
+from metalr.control.decision import Controller
 from metalr.control.normalisation import normalises
 from metalr.control.observation import Setting
 from metalr.control.schedules import initial_lr_of
@@ -21,6 +24,7 @@ __all__ = [
     "check_arguments",
     "check_optimizer",
     "lead_group",
+    "resolved_controller",
     "respecting",
     "setting_of",
     "warn_of_other_budget",
@@ -58,6 +62,15 @@ def check_arguments(
         raise ValueError(f"respect is a factor of at least 1, got {respect=}")
     if (batches is None) != (loss_fn is None) or (batches is not None and model is None):
         raise ValueError("to probe, MetaLR needs all three of model=, batches= and loss_fn=")
+
+
+def resolved_controller(controller: Controller | str | Path) -> Controller:
+    """The controller itself, or the one of this name or path. Raises ValueError as loading does."""
+    if not isinstance(controller, str | Path):
+        return controller
+    # Loading files is the learning room's business, which stands below this one: bound late, by name.
+    loaded: Controller = import_module("metalr.learning.controller").load_controller(controller)
+    return loaded
 
 
 def lead_group(optimizer: Optimizer) -> int:

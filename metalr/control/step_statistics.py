@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from metalr.control.norms import Sample, norm_of_all, norms_of, norms_of_samples
 from metalr.control.snapshot import PROGRESS_SETTINGS
 
 __all__ = ["StepStatistics"]
@@ -48,7 +49,7 @@ class StepStatistics:
         """Called once, before the next step."""
         self._steps_of_last_epoch: int | None = None
         self._is_scaled = False
-        self._samples: list[_Sample] = []
+        self._samples: list[Sample] = []
         self._start: list[tuple[Tensor, Tensor]] = []
         self._begin()
         self._handles = [
@@ -77,7 +78,7 @@ class StepStatistics:
         if len(norms) > 1:
             found["grad_norm_sd"] = math.sqrt(sum((norm - mean) ** 2 for norm in norms) / len(norms))
         if self._num_steps:
-            found["weight_norm"] = float(_norm(self._parameters()))
+            found["weight_norm"] = float(norm_of_all(self._parameters()))
         moved = self.update_norm
         return found if moved is None else found | {"update_norm": moved}
 
@@ -88,12 +89,12 @@ class StepStatistics:
         if not self._start:
             return None
         moved = torch._foreach_sub([p.detach() for p, _ in self._start], [start for _, start in self._start])
-        return float(_norm(list(moved)))
+        return float(norm_of_all(list(moved)))
 
     @property
     def start_norm(self) -> float | None:
         """The norm of the weights at the epoch's start; None where they are not known."""
-        return float(_norm(start for _, start in self._start)) if self._start else None
+        return float(norm_of_all(start for _, start in self._start)) if self._start else None
 
     @property
     def can_put_back(self) -> bool:
@@ -191,7 +192,7 @@ class StepStatistics:
         scale = getattr(optimizer, "grad_scale", None)
         if scale is not None:  # a fused optimizer divides by it, and skips what is not finite, by itself
             scale, self._is_scaled = scale.clone(), True
-        self._samples.append((_norms_of(gradients), scale))
+        self._samples.append((norms_of(gradients), scale))
         if len(self._samples) == 2 * NUM_SAMPLES:
             self._samples = self._samples[::2]
             self._stride *= 2
@@ -199,7 +200,7 @@ class StepStatistics:
     def _norms(self) -> list[float]:
         if not self._samples:
             return []
-        norms = _totals(self._samples)
+        norms = norms_of_samples(self._samples)
         return [norm for norm in norms if math.isfinite(norm)] if self._is_scaled else norms
 
     def _parameters(self) -> Iterable[nn.Parameter]:
@@ -213,53 +214,6 @@ def _is_recorded() -> bool:
     if torch.compiler.is_compiling():
         return True
     return torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()  # type: ignore[no-untyped-call]
-
-
-_Sample = tuple[list[Tensor], Tensor | None]
-"""The norm of every gradient, and the scale that a GradScaler had given them."""
-
-
-@torch.no_grad()
-def _norms_of(tensors: Iterable[Tensor]) -> list[Tensor]:
-    """The norm of each tensor that has elements, on its own device."""
-    dense = [t.detach().coalesce().values() if t.is_sparse else t.detach() for t in tensors if t.numel()]
-    if len({(t.device, t.dtype) for t in dense}) != 1:
-        return [torch.linalg.vector_norm(t) for t in dense]
-    return list(torch._foreach_norm(dense))  # less to launch
-
-
-@torch.no_grad()
-def _total(norms: Sequence[Tensor]) -> Tensor:
-    """The norm of all tensors together, from theirs; 0 of none."""
-    if not norms:
-        return torch.zeros(())
-    device = norms[0].device
-    same = all(norm.device == device and norm.dtype == norms[0].dtype for norm in norms)
-    alike = list(norms) if same else [norm.to(device, torch.float32) for norm in norms]
-    total: Tensor = torch.linalg.vector_norm(torch.stack(alike))
-    return total
-
-
-def _totals(samples: Sequence[_Sample]) -> list[float]:
-    """The norm of each sample's gradients, by one transfer from the device."""
-    lengths = {len(norms) for norms, _ in samples}
-    kinds = {(norm.device, norm.dtype) for norms, _ in samples for norm in norms}
-    if len(lengths) == len(kinds) == 1 and lengths != {0} and all(scale is None for _, scale in samples):
-        together = torch.stack([norm for norms, _ in samples for norm in norms]).view(len(samples), -1)
-        alike: list[float] = torch.linalg.vector_norm(together, dim=1).tolist()
-        return alike
-    totals = [_total(norms) for norms, _ in samples]
-    totals = [
-        total if scale is None else total / scale.to(total.device)
-        for total, (_, scale) in zip(totals, samples, strict=True)
-    ]
-    device = totals[-1].device
-    each: list[float] = torch.stack([total.to(device, torch.float64) for total in totals]).tolist()
-    return each
-
-
-def _norm(tensors: Iterable[Tensor]) -> Tensor:
-    return _total(_norms_of(tensors))
 
 
 def _weak(method: Callable[..., None]) -> Callable[..., None]:
