@@ -152,7 +152,10 @@ def test_an_import_against_the_order_is_caught(module: str, source: str) -> None
     ("module", "source"),
     [
         ("metalr.training.loop", "from metalr.config import run_id\nfrom metalr.tasks.task import Task"),
-        ("metalr.control.scheduler_checks", "def f():\n    from metalr.learning.controller import load_controller"),
+        (
+            "metalr.control.scheduler_checks",
+            "def f():\n    from metalr.learning.controller import load_controller",
+        ),
         ("metalr.training.tracking", "def f():\n    import wandb"),
         ("metalr.comparison.tables", "if TYPE_CHECKING:\n    import matplotlib"),
         ("metalr.cli", "from metalr import __version__, stages"),
