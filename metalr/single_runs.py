@@ -43,9 +43,9 @@ def train(config: ExperimentConfig, display: Display) -> list[Path]:
     Returns the run's directory and the figure of its curves.
     """
     method = method_of(config)
-    compared = config.compare.model_copy(
-        update={"methods": [method], "seeds": config.compare.seeds[:1], "budgets": None, "initial_lrs": None}
-    )
+    one = {"methods": [method], "seeds": config.compare.seeds[:1]}
+    usual = dict.fromkeys(("budgets", "initial_lrs", "tuning_lrs", "tuned_methods"))
+    compared = config.compare.model_copy(update=one | usual)
     single = config.model_copy(update={"compare": compared, "workers": 0})
     controllers = controllers_of(single, display)
     (spec,) = comparison_specs(single, controllers)

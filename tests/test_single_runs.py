@@ -59,6 +59,15 @@ def test_every_strategy_trains_one_network_and_draws_it(strategy: str) -> None:
     ElementTree.parse(figure)
 
 
+def test_of_a_recipe_that_tunes_one_run_is_trained() -> None:
+    tuned = {"compare.tuning_lrs": [0.03, 0.3], "compare.budgets": [3, 5], "compare.initial_lrs": [0.1, 1.0]}
+    config = smoke(strategy="wsd", **tuned, **{"train.lr": 0.2, "train.epochs": 2})
+    folder, _ = single_runs.train(config, SilentDisplay())
+    assert [path.name for path in Path("runs").iterdir() if path.is_dir()] == [folder.name]
+    spec = RunStore("runs").load(folder.name).spec
+    assert (spec.train.lr, spec.train.epochs) == (0.2, 2)
+
+
 def test_an_epoch_wise_and_a_step_wise_schedule_leave_different_lrs() -> None:
     lrs = {}
     for interval in ("epoch", "step"):
