@@ -17,7 +17,7 @@ from metalr.display import Display
 from metalr.figures import draw_ablation
 from metalr.provenance import facts_of
 from metalr.runs import finish_runs
-from metalr.single_runs import method_of
+from metalr.single_runs import compared_alone, method_of
 from metalr.stages import comparison_specs, controllers_of
 from metalr.training import RunSpec, RunStore
 from metalr.training.artifacts import write_atomically, write_json
@@ -78,14 +78,9 @@ def _specs(recipe: ExperimentConfig, after: ExperimentConfig, display: Display) 
 
 def _compared(recipe: ExperimentConfig, after: ExperimentConfig) -> ExperimentConfig:
     """`recipe` as a comparison of its one strategy at its own LR and budget, over the seeds of `after`."""
-    only = {
-        "methods": [method_of(recipe)],
-        "seeds": after.compare.seeds,
-        "budgets": None,
-        "initial_lrs": None,
-    }
+    only = compared_alone(after.compare, method_of(recipe), after.compare.seeds)
     shared = {"data": after.data, "store": after.store, "workers": after.workers}
-    return recipe.model_copy(update={"compare": after.compare.model_copy(update=only), **shared})
+    return recipe.model_copy(update={"compare": only, **shared})
 
 
 def _controllers(

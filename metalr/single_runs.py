@@ -9,8 +9,8 @@ from typing import get_args
 import torch
 from torch import Tensor, nn
 
-from metalr.config import ConfigError, ExperimentConfig, short_hash
-from metalr.config.models import DEFAULT_METHOD
+from metalr.config import CompareConfig, ConfigError, ExperimentConfig, short_hash
+from metalr.config.models import DEFAULT_METHOD, MethodName
 from metalr.config.schedules import ScheduleName
 from metalr.control import schedule_notes, schedule_preview, schedule_problems
 from metalr.control.finder import find_lr
@@ -26,15 +26,21 @@ from metalr.training.layout import resolved_layout
 from metalr.training.loop import epoch_generator, seeded
 from metalr.training.tracking import log_run_record
 
-__all__ = ["lr_find", "schedules", "train"]
+__all__ = ["compared_alone", "lr_find", "schedules", "train"]
 
 _TABLE_FRACTIONS = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
 """Where the table of schedules looks, as fractions of the budget, unless epochs are given."""
 
 
-def method_of(config: ExperimentConfig) -> str:
+def method_of(config: ExperimentConfig) -> MethodName:
     """The method the recipe's strategy stands for."""
     return DEFAULT_METHOD if config.strategy == "metalr" else config.strategy
+
+
+def compared_alone(compare: CompareConfig, method: MethodName, seeds: Sequence[int]) -> CompareConfig:
+    """`compare` as a comparison of one method at the recipe's own LR and budget: a run a seed."""
+    elsewhere = dict.fromkeys(("budgets", "initial_lrs", "tuning_lrs", "tuned_methods"))
+    return compare.model_copy(update={"methods": [method], "seeds": [*seeds], **elsewhere})
 
 
 def train(config: ExperimentConfig, display: Display) -> list[Path]:
@@ -43,9 +49,7 @@ def train(config: ExperimentConfig, display: Display) -> list[Path]:
     Returns the run's directory and the figure of its curves.
     """
     method = method_of(config)
-    one = {"methods": [method], "seeds": config.compare.seeds[:1]}
-    usual = dict.fromkeys(("budgets", "initial_lrs", "tuning_lrs", "tuned_methods"))
-    compared = config.compare.model_copy(update=one | usual)
+    compared = compared_alone(config.compare, method, config.compare.seeds[:1])
     single = config.model_copy(update={"compare": compared, "workers": 0})
     controllers = controllers_of(single, display)
     (spec,) = comparison_specs(single, controllers)

@@ -164,7 +164,12 @@ def test_two_recipes_are_taken_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     improved = smoke(
         name="after",
         strategy="one_cycle",
-        **{"train.epochs": 2, "train.label_smoothing": 0.1, "compare.seeds": [0, 1]},
+        **{
+            "train.epochs": 2,
+            "train.label_smoothing": 0.1,
+            "compare.seeds": [0, 1],
+            "compare.tuning_lrs": [0.3],
+        },
     )
     path = ablations.ablate(plain, improved, SilentDisplay())
     assert path == Path("experiments/results/after-against-before/report.md")
