@@ -132,7 +132,7 @@ def test_each_hidden_layer_has_its_own_normalisation(name: str, kind: type[nn.Mo
 
 @pytest.mark.parametrize("name", sorted(NETWORKS))
 def test_dropout_acts_in_training_alone_and_before_the_last_layer(name: str) -> None:
-    network = make_network(name, 3, 10, 8, 64, dropout=0.5)
+    network = make_network(name, 3, 10, 8, 16, dropout=0.5)
     inputs: list[torch.Tensor] = []
     last = [module for module in network.modules() if isinstance(module, nn.Linear)][-1]
     nn.init.normal_(last.weight)  # that of a vision transformer starts at zero
@@ -146,7 +146,7 @@ def test_dropout_acts_in_training_alone_and_before_the_last_layer(name: str) -> 
     assert torch.equal(network(images), network(images))
     network.train()
     assert not torch.equal(network(images), network(images))
-    without = make_network(name, 3, 10, 8, 64)
+    without = make_network(name, 3, 10, 8, 16)
     without(images)  # moves the batch-norm statistics before the two passes that are compared
     assert torch.equal(without(images), without(images))
 
