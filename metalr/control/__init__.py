@@ -16,6 +16,7 @@ from metalr.control.anchor import (
     usual_rise,
     warmup_fraction,
 )
+from metalr.control.attention import num_attention_layers
 from metalr.control.decision import Controller, Decision, Prediction, best_offset
 from metalr.control.features import (
     FEATURE_GROUPS,
@@ -69,6 +70,7 @@ __all__ = [
     "lr_range_test",
     "make_schedule",
     "normalises",
+    "num_attention_layers",
     "pretend_validation_loss",
     "reference_lr",
     "scales_gradients",

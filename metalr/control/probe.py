@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from metalr.config import ProbeConfig
 from metalr.control.anchor import averages_iterates, scales_gradients
+from metalr.control.attention import num_attention_layers
 from metalr.control.normalisation import normalises
 from metalr.control.ramp import run_ramp
 from metalr.control.undo import undone
@@ -91,6 +92,8 @@ class ProbeCurve:
     """Whether the network has normalisation layers."""
     is_distance: bool = False
     """Whether the loss measures a distance between outputs and targets, as a squared error does."""
+    num_attention_layers: int = 0
+    """How deep the network is, if it is a transformer."""
     first_losses: tuple[float, ...] = ()
     """Losses of the first steps' own batches, nats, at LRs that hardly move the weights; none where every
     step had the batch that is measured."""
@@ -150,10 +153,13 @@ class ProbeCurve:
         the edge itself where gradients are scaled, iterates averaged, or the network normalises. Over 46
         trunks the best peak moved with about the root of the edge, or less. Where SGD's loss falls up to the
         end of the ramp, the usual LR says nothing. Four times that for a loss that is a distance,
-        where nothing scales gradients, averages or normalises.
+        where nothing scales gradients, averages or normalises. Where gradients are scaled, less by the root
+        of the number of attention layers.
         """
         plain = not (self.scales_gradients or self.averages_iterates)
         factor = DISTANCE_FACTOR if plain and self.is_distance and not self.normalises else 1.0
+        if self.scales_gradients and self.num_attention_layers > 1:
+            factor /= math.sqrt(self.num_attention_layers)
         following = self.edge_lr * (EDGE_FRACTION if plain and not self.normalises else 1.0)
         if plain and self.lowest_lr == self.edge_lr == self.lrs[-1] and not self.exploded:
             return factor * following  # still falling at the ramp's end: no loss of a usual size
@@ -197,6 +203,7 @@ class ProbeCurve:
             momentum=values.get("momentum"),
             normalises=values.get("normalises", False),
             is_distance=values.get("is_distance", False),
+            num_attention_layers=values.get("num_attention_layers", 0),
             first_losses=tuple(values.get("first_losses", ())),
         )
 
@@ -248,5 +255,6 @@ def lr_range_test(
         optimizer.param_groups[0].get("momentum"),
         normalises(model),
         is_distance,
+        num_attention_layers(model),
         tuple(filter(math.isfinite, outcome.step_losses[: config.num_steps // FIRST_PART])),
     )

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from metalr.control import Observation, ProbeCurve, Setting, feature_rows
-from metalr.training.networks import network_normalises
+from metalr.training.networks import network_attention_layers, network_normalises
 from metalr.training.records import RunRecord
 
 __all__ = ["refreshed"]
@@ -30,6 +30,7 @@ def refreshed(record: RunRecord) -> RunRecord:
         ProbeCurve.from_dict(record.rows[0]["probe"]),
         normalises=known,
         is_distance=not record.spec.task.classifies,
+        num_attention_layers=network_attention_layers(record.spec.task.network),
     )
     trace = [Observation.from_dict(row["observation"]) for row in record.rows]
     features = feature_rows(trace, Setting(**setting | {"normalises": known}), probe)

@@ -5,15 +5,26 @@ from __future__ import annotations
 from functools import lru_cache
 
 import torch
+from torch import nn
 
-from metalr.control import normalises
+from metalr.control import normalises, num_attention_layers
 from metalr.tasks import NETWORKS
 
-__all__ = ["network_normalises"]
+__all__ = ["network_attention_layers", "network_normalises"]
 
 
 @lru_cache
 def network_normalises(name: str) -> bool:
     """Whether the network of this name in `metalr.tasks.NETWORKS` has normalisation layers."""
+    return normalises(_made(name))
+
+
+@lru_cache
+def network_attention_layers(name: str) -> int:
+    """How many layers of attention the network of this name has."""
+    return num_attention_layers(_made(name))
+
+
+def _made(name: str) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
-        return normalises(NETWORKS[name](3, 10, 8, 8, 0.0))
+        return NETWORKS[name](3, 10, 8, 8, 0.0)
