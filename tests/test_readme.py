@@ -181,6 +181,7 @@ def test_the_finder_costs_what_its_study_measured() -> None:
         "varied-tasks",
         "small-loops",
         "regressions",
+        "newer-networks",
     ],
 )
 def test_a_shipped_meta_dataset_is_that_of_its_recipe(name: str) -> None:
