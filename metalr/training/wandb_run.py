@@ -11,6 +11,7 @@ import math
 import os
 import re
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
@@ -31,6 +32,9 @@ GRACE_S = 5.0
 """How much longer than its own limit wandb may take, before it is left to itself."""
 CALL_LIMIT_S = 20.0
 """How long one question to the server may take while training waits."""
+
+HELD_LIMIT_S = 5.0
+"""How long to wait for wandb to let go of the id of a run that was finished a moment ago."""
 
 logger = logging.getLogger(__name__)
 
@@ -132,7 +136,7 @@ def open_run(folder: Path, *, online: bool, config: Mapping[str, Any], **argumen
         **({"init_timeout": INIT_LIMIT_S} if online else {}),
     }
     known: dict[str, Any] = {key: wanted[key] for key in wanted if key in wandb.Settings.model_fields}
-    run = wandb.init(
+    run = _init_when_free(
         dir=str(folder.resolve()),
         mode="online" if online else "offline",
         config=_plain(config),
@@ -147,6 +151,23 @@ def open_run(folder: Path, *, online: bool, config: Mapping[str, Any], **argumen
         _close(run, None)
         raise
     return WandbTracker(run, online=online)
+
+
+def _init_when_free(**arguments: Any) -> Any:
+    """`wandb.init`, tried again while a run of this id, finished in this process, is still held.
+
+    wandb frees an id a moment after `finish` has returned (0.31.0).
+    """
+    import wandb
+
+    last_try = time.monotonic() + HELD_LIMIT_S
+    while True:
+        try:
+            return wandb.init(**arguments)
+        except Exception as error:
+            if not str(error).endswith("is in use") or time.monotonic() > last_try:
+                raise
+        time.sleep(0.1)
 
 
 def warn(doing: str, error: Exception | str) -> None:

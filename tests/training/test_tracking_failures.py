@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import wandb
 from wandb_offline import clean_environment, of_kind, records_of, rows_of, start
 
 from metalr.config import ConfigError, WandbConfig
@@ -112,6 +113,24 @@ def test_broken_start_is_one_warning_and_silence(
     (message,) = warnings_in(caplog)
     assert message.startswith("W&B: could not start (RuntimeError: first line second line y")
     assert "\n" not in message and len(message) < 350
+
+
+@pytest.mark.parametrize(("limit", "is_open"), [(5.0, True), (0.0, False)])
+def test_an_id_that_is_held_for_a_moment_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: float, is_open: bool
+) -> None:
+    init, held = wandb.init, ["run ID 1 is in use"] * 2
+
+    def init_once_free(**arguments: Any) -> Any:
+        if held:
+            raise RuntimeError(held.pop())
+        return init(**arguments)
+
+    monkeypatch.setattr("wandb.init", init_once_free)
+    monkeypatch.setattr(wandb_run, "HELD_LIMIT_S", limit)
+    tracker = start(tmp_path)
+    assert isinstance(tracker, wandb_run.WandbTracker) == is_open
+    tracker.finish()
 
 
 def test_missing_wandb_and_unwritable_folder_are_one_warning_each(
