@@ -59,6 +59,13 @@ def test_every_strategy_trains_one_network_and_draws_it(strategy: str) -> None:
     ElementTree.parse(figure)
 
 
+def test_a_budget_of_one_epoch_is_trained_or_refused_for_its_probe() -> None:
+    folder, _ = single_runs.train(smoke(strategy="wsd", **{"train.epochs": 1}), SilentDisplay())
+    assert len(RunStore("runs").load(folder.name).epochs) == 1
+    with pytest.raises(ConfigError, match="leave none to train in 1 epochs"):
+        single_runs.train(smoke(strategy="metalr", **{"train.epochs": 1}), SilentDisplay())
+
+
 def test_of_a_recipe_that_tunes_one_run_is_trained() -> None:
     tuned = {"compare.tuning_lrs": [0.03, 0.3], "compare.budgets": [3, 5], "compare.initial_lrs": [0.1, 1.0]}
     config = smoke(strategy="wsd", **tuned, **{"train.lr": 0.2, "train.epochs": 2})

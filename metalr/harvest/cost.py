@@ -90,8 +90,9 @@ def _pace_of(spec: RunSpec, task: Task) -> _Pace:
     if spec.train.channels_last is True:
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = make_optimizer(model, spec.train)
-    schedule = make_schedule("constant", optimizer, spec.train.epochs, sample)
-    training = Training(task, spec.train, model, optimizer, schedule, spec.seed, sample)
+    settings = spec.train.model_copy(update={"epochs": 2})  # one to warm up, one that is timed
+    schedule = make_schedule("constant", optimizer, settings.epochs, sample)
+    training = Training(task, settings, model, optimizer, schedule, spec.seed, sample)
     train_epoch(training, observe=False)
     started = time.perf_counter()
     train_epoch(training, observe=False)
