@@ -88,4 +88,5 @@ for name, summary in summaries.items():
     axes.set_yticks(range(len(methods)), methods)
     axes.set(xlabel="initial LR, and below it the budget in epochs", title=f"{name}: regret")
     figure.colorbar(image, label="regret (percentage points)")
-plt.show()
+    plt.show()
+    plt.close(figure)
