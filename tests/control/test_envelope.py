@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from metalr.config import ControlConfig
-from metalr.control.envelope import bounded_peak, has_exploded, has_stalled
+from metalr.control.envelope import bounded_peak, has_exploded, has_learned_nothing, has_stalled
 from metalr.control.observation import Observation
 from metalr.control.probe import ProbeCurve
 
@@ -29,6 +29,22 @@ def test_bounds_by_hand(
     proposed: float, previous: float | None, first: float | None, peak: float, reason: str
 ) -> None:
     assert bounded_peak(proposed, previous, first, CONFIG) == (pytest.approx(peak), reason)
+
+
+@pytest.mark.parametrize(
+    ("ground", "peak", "reason"),
+    [
+        (math.inf, 0.3, "rise limit"),
+        (0.2, 0.2, "nothing was learned yet"),
+        (0.05, 0.1, "nothing was learned yet"),  # the peak in force is never lowered by it
+        (0.4, 0.3, "rise limit"),
+    ],
+)
+def test_where_nothing_was_learned_no_decision_rises_above_the_ground(
+    ground: float, peak: float, reason: str
+) -> None:
+    assert bounded_peak(0.5, 0.1, 0.1, CONFIG, ground=ground) == (pytest.approx(peak), reason)
+    assert bounded_peak(0.03, 0.1, 0.1, CONFIG, ground=ground) == (pytest.approx(0.03), "")  # but may fall
 
 
 @given(
@@ -106,6 +122,20 @@ PROBE = ProbeCurve((0.01, 0.1, 1.0), (1.5, 1.9, 3.0), initial_loss=2.0, exploded
         (2.0, {"train_loss": 9.0}, 0.99, None, False),
         (2.0, {"train_loss": 2.0, "train_loss_sd": 0.05}, 0.99, 0.5, False),  # flat: not begun to learn
         (2.0, {"train_loss": 2.0, "train_loss_sd": 0.2}, 0.99, 0.5, True),  # thrown about: killed
+        (
+            2.0,
+            {"train_loss": 2.2, "train_loss_sd": 0.2, "update_norm": 3.0, "weight_norm": 10.0},
+            0.99,
+            0.5,
+            True,
+        ),
+        (
+            2.0,
+            {"train_loss": 2.2, "train_loss_sd": 0.2, "update_norm": 1.2, "weight_norm": 10.0},
+            0.99,
+            0.5,
+            False,  # the weights hardly moved: a network that is slow to begin, as a MobileNet is
+        ),
         (2.0, {"train_loss": 2.0, "update_norm": 3.0, "weight_norm": 10.0}, 0.99, 0.5, False),  # hardly moved
         (2.0, {"train_loss": 2.0, "update_norm": 5.0, "weight_norm": 10.0}, 0.99, 0.05, True),  # thrown
         (
@@ -127,6 +157,26 @@ def test_what_counts_as_an_epoch_that_learned_nothing(
     probe = replace(PROBE, initial_loss=start)
     assert has_stalled(seen_now, config, peak, probe) == stalled
     assert not has_stalled(seen_now, config, peak, None)
+
+
+@pytest.mark.parametrize(
+    ("start", "now", "factor", "nothing"),
+    [
+        (2.0, 2.1, 0.99, True),
+        (2.0, 1.99, 0.99, True),
+        (2.0, 1.97, 0.99, False),
+        (2.0, None, 0.99, False),
+        (2.0, 9.0, None, False),
+        (-2.0, -2.0, 0.99, True),
+        (-2.0, -2.1, 0.99, False),
+    ],
+)
+def test_an_epoch_has_taught_nothing_where_its_loss_is_not_below_the_one_before_training(
+    start: float, now: float | None, factor: float | None, nothing: bool
+) -> None:
+    config, probe = ControlConfig(stall_factor=factor), replace(PROBE, initial_loss=start)
+    assert has_learned_nothing(seen(1, now), config, probe) is nothing
+    assert not has_learned_nothing(seen(1, now), config, None)
 
 
 def test_one_small_batch_before_training_is_no_measure_of_an_epoch() -> None:

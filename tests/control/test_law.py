@@ -1,0 +1,59 @@
+"""The control law by itself: no optimizer, no model."""
+
+import pytest
+from control.controllers import RuleController
+
+from metalr.config import ControlConfig
+from metalr.control.law import ControlLaw, LawState
+from metalr.control.observation import Observation, Setting
+from metalr.control.probe import ProbeCurve
+
+PROBE = ProbeCurve((0.01, 0.1, 1.0), (1.5, 1.9, 3.0), initial_loss=2.0, exploded=False, num_steps=3)
+CONFIG = ControlConfig(least_gain=0.0, max_rise=10.0)
+SETTING = Setting(total_epochs=8, num_classes=10)
+
+
+def after_epochs(*losses: float, chosen: list[int], config: ControlConfig | None = None) -> LawState:
+    """The state after epochs of these training losses under a controller that chooses these candidates."""
+    controller = RuleController(lambda t, _: chosen[t])
+    law = ControlLaw(controller, config or CONFIG)
+    state = law.start(0.1, PROBE, SETTING)
+    for epoch, loss in enumerate(losses, start=1):
+        seen = Observation(epoch=epoch, train_loss=loss, train_loss_sd=0.0, peak_lr=state.peak)
+        state = law.decide(state, seen, SETTING, can_restore=True)
+    return state
+
+
+@pytest.mark.parametrize(
+    ("loss", "factor"),
+    [
+        (2.1, 1.0),  # the loss is above its start: not above the reference LR
+        (1.99, 1.0),
+        (1.9, 2.0),  # something was learned
+    ],
+)
+def test_the_peak_rises_above_the_reference_only_once_something_was_learned(
+    loss: float, factor: float
+) -> None:
+    state = after_epochs(loss, chosen=[1, 3])
+    assert state.decision is not None and state.peak is not None
+    assert state.peak / state.reference_lr == pytest.approx(factor)
+    assert state.decision.proposed_peak_lr == pytest.approx(2.0 * state.reference_lr)
+    assert (state.decision.reason == "nothing was learned yet") == (factor == 1.0)
+
+
+def test_a_peak_above_the_reference_is_kept_while_nothing_is_learned() -> None:
+    state = after_epochs(2.1, chosen=[3, 4])
+    assert state.peak is not None and state.peak / state.reference_lr == pytest.approx(2.0)
+
+
+def test_after_a_backoff_the_ground_is_lower_too() -> None:
+    """The first epoch explodes: halved. Then nothing is learned: at most half the reference."""
+    state = after_epochs(9.0, 2.1, chosen=[1, 4])
+    assert state.num_rollbacks == 1 and state.peak is not None
+    assert state.peak / state.reference_lr == pytest.approx(0.5)
+
+
+def test_without_a_stall_factor_the_peak_rises_all_the_same() -> None:
+    state = after_epochs(2.1, chosen=[1, 3], config=CONFIG.model_copy(update={"stall_factor": None}))
+    assert state.peak is not None and state.peak / state.reference_lr == pytest.approx(2.0)
