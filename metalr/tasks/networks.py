@@ -131,6 +131,37 @@ def _make_cnn(
     return network
 
 
+def _make_vgg(
+    in_channels: int,
+    num_classes: int,
+    image_size: int,
+    width: int,
+    dropout: float,
+    *,
+    normalisation: Normalisation | None = None,
+) -> nn.Module:
+    """VGG-11 (Simonyan and Zisserman 2014, arXiv 1409.1556) for small images, and a head of one hidden layer.
+
+    Pools where the side stays at 2 pixels or more; a mean over what is left of it in place of 7 x 7.
+    """
+    layers: list[nn.Module] = []
+    before, side = in_channels, image_size
+    for stage in ((width,), (2 * width,), (4 * width,) * 2, (8 * width,) * 2, (8 * width,) * 2):
+        for after in stage:
+            norm = [normalisation(after)] if normalisation else []
+            layers += [nn.Conv2d(before, after, 3, padding=1), *norm, nn.ReLU(inplace=True)]
+            before = after
+        if side >= 4:
+            layers.append(nn.MaxPool2d(2))
+            side //= 2
+    head = [nn.Linear(before, before), nn.ReLU(inplace=True), nn.Dropout(dropout)]
+    network = nn.Sequential(
+        *layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), *head, nn.Linear(before, num_classes)
+    )
+    _initialise_convolutions(network)
+    return network
+
+
 def _make_mlp(
     in_channels: int,
     num_classes: int,
@@ -195,6 +226,8 @@ NETWORKS: dict[str, Callable[[int, int, int, int, float], nn.Module]] = {
     "mlp_deep": partial(_make_mlp, num_hidden=4),
     "transformer": partial(_RowNetwork, kind="transformer"),
     "gru": partial(_RowNetwork, kind="gru"),
+    "vgg": _make_vgg,
+    "vgg_bn": partial(_make_vgg, normalisation=nn.BatchNorm2d),
     "vit": make_vit,
     "convnext": make_convnext,
     "mobilenet": make_mobilenet,

@@ -74,7 +74,7 @@ def test_every_network_takes_every_width(name: str) -> None:
     [
         ("resnet18", 11_173_962), ("cnn", 373_386), ("mlp", 201_482), ("mlp_deep", 209_802),
         ("transformer", 42_506), ("gru", 33_866), ("vit", 142_026), ("convnext", 1_596_874),
-        ("mobilenet", 8_722_698), ("densenet", 2_819_466),
+        ("vgg", 9_488_266), ("mobilenet", 8_722_698), ("densenet", 2_819_466),
     ],
 )  # fmt: skip
 def test_number_of_parameters(name: str, count: int) -> None:
@@ -83,6 +83,7 @@ def test_number_of_parameters(name: str, count: int) -> None:
     # mlp: 64*3073 + 64*65 + 10*65; deep: 2 * 64*65 more.
     # transformer: rows 64*97, positions 32*64; attention 192*65 + 64*65, 64 <-> 128, three norms of 128; 650.
     # gru: the same rows and positions, 3*64 * (64 + 64 + 2); 650.
+    # vgg: torchvision's eight convolutions of VGG-11, 9_220_480; 512*513 + 10*513.
     # vit: patches 64*49, 65 positions and a token of 64; four such layers; a norm of 128; 650.
     # convnext: 64*13 and a norm of 128, two blocks of 8d^2 + 58d for d = 64, 128, 256, between them
     # 8d^2 + 4d; a norm of 512; 10*257. mobilenet, densenet: counted by torch alone, no formula of ours.
@@ -111,7 +112,7 @@ def test_convolutions_start_with_variance_two_over_fan_out(name: str) -> None:
 
 def test_all_but_the_plain_networks_normalise() -> None:
     plain = {name for name in NETWORKS if not normalises(make_network(name, 3, 10, 32, 8))}
-    assert plain == {"cnn", "mlp", "mlp_tanh", "mlp_deep", "gru"}
+    assert plain == {"cnn", "mlp", "mlp_tanh", "mlp_deep", "gru", "vgg"}
 
 
 @pytest.mark.parametrize(
@@ -119,6 +120,7 @@ def test_all_but_the_plain_networks_normalise() -> None:
     [
         ("resnet10", nn.BatchNorm2d, 12),  # the stem, two in each of four blocks, three shortcuts
         ("cnn_bn", nn.BatchNorm2d, 3),
+        ("vgg_bn", nn.BatchNorm2d, 8),
         ("cnn_gn", nn.GroupNorm, 3),
         ("mlp_bn", nn.BatchNorm1d, 2),
         ("mlp_ln", nn.LayerNorm, 2),
