@@ -15,9 +15,9 @@ KILLED_SPREAD = 0.05
 """Standard deviation of an epoch's batch losses, over the loss before training: at least 0.06 where an LR
 killed a network, 0.004 to 0.04 where one had not begun to learn (77 recorded epochs)."""
 LEAST_MOVEMENT = 0.2
-"""Where that deviation is known, an epoch must have moved the weights so far too, over their norm at its end: at
-least 0.27 in the first such epoch of 31 recorded trainings. A MobileNet's losses are thrown about as much at
-the best of LRs, while its weights move by 0.09 to 0.13."""
+"""Where that deviation is known, an epoch must have moved the weights so far too, over their norm at its end:
+at least 0.27 in the first such epoch of 31 recorded trainings. A MobileNet's losses are thrown about as much
+at the best of LRs, while its weights move by 0.09 to 0.13."""
 KILLED_MOVEMENT = 0.4
 """Where it is not known, they must have moved so far: farther at 16 of 19 recorded deaths, less
 where 12 of 13 networks had not begun to learn (the LR over the edge: 19 and 7 of 13)."""
