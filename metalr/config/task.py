@@ -40,12 +40,12 @@ class TaskConfig(Section):
     """Side in pixels of a square zeroed in each augmented training image; 0 for none."""
     network: Literal[
         "resnet18", "resnet10", "cnn", "cnn_bn", "cnn_gn", "mlp", "mlp_bn", "mlp_ln", "mlp_tanh", "mlp_deep", "transformer",
-        "gru", "vgg", "vgg_bn", "vit", "convnext", "mobilenet", "densenet",
+        "gru", "vgg", "vgg_bn", "vit", "swin", "convnext", "mobilenet", "shufflenet", "densenet",
     ] = "mlp"  # fmt: skip
     """`resnet18`, `resnet10`: CIFAR stem, torchvision blocks, two or one a stage; `cnn`: three convolutions; `vgg`: eight, and a
-    hidden layer; `mlp`: two hidden layers, `mlp_deep`: four; `_bn`, `_gn`, `_ln`: the same with batch, group or layer normalisation, `_tanh`: without ReLUs;
-    `transformer`, `gru`: one layer over the rows of an image; `vit`, `convnext`, `mobilenet`, `densenet`: torchvision's, with a
-    stem for small images and few layers."""
+    hidden layer; `mlp`: two hidden layers, `mlp_deep`: four; `_bn`, `_gn`, `_ln`: the same with batch, group or layer
+    normalisation, `_tanh`: without ReLUs; `transformer`, `gru`: one layer over the rows of an image; `vit`, `swin`, `convnext`,
+    `mobilenet`, `shufflenet`, `densenet`: torchvision's, with a stem for small images and few layers."""
     width: Annotated[int, Field(ge=8, le=1024)] = 32
     """Channels of the first stage (resnet18: 64 is the standard; mobilenet: 32), units of a hidden layer (an MLP), of a token
     (a transformer), or the growth rate (densenet)."""

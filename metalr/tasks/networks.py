@@ -12,7 +12,14 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from metalr.tasks.torchvision_networks import make_convnext, make_densenet, make_mobilenet, make_vit
+from metalr.tasks.torchvision_networks import (
+    make_convnext,
+    make_densenet,
+    make_mobilenet,
+    make_shufflenet,
+    make_swin,
+    make_vit,
+)
 
 __all__ = ["MIN_WIDTH", "NETWORKS", "make_network"]
 
@@ -229,8 +236,10 @@ NETWORKS: dict[str, Callable[[int, int, int, int, float], nn.Module]] = {
     "vgg": _make_vgg,
     "vgg_bn": partial(_make_vgg, normalisation=nn.BatchNorm2d),
     "vit": make_vit,
+    "swin": make_swin,
     "convnext": make_convnext,
     "mobilenet": make_mobilenet,
+    "shufflenet": make_shufflenet,
     "densenet": make_densenet,
 }
 """Name in `task.network` -> maker from (in_channels, num_classes, image_size, width, dropout)."""

@@ -11,7 +11,7 @@ from typing import Literal
 
 from torch import nn
 
-__all__ = ["make_convnext", "make_densenet", "make_mobilenet", "make_vit"]
+__all__ = ["make_convnext", "make_densenet", "make_mobilenet", "make_shufflenet", "make_swin", "make_vit"]
 
 
 def make_vit(in_channels: int, num_classes: int, image_size: int, width: int, dropout: float) -> nn.Module:
@@ -78,6 +78,36 @@ def make_densenet(
     network.set_submodule("features.conv0", _first_convolution(in_channels, 2 * width, "fan_in"))
     network.set_submodule("features.pool0", nn.Identity())
     network.classifier = nn.Sequential(nn.Dropout(dropout), network.get_submodule("classifier"))
+    return network
+
+
+def make_shufflenet(
+    in_channels: int, num_classes: int, image_size: int, width: int, dropout: float
+) -> nn.Module:
+    """A ShuffleNetV2 that halves the side thrice, not five times (Ma et al. 2018, 1807.11164)."""
+    from torchvision.models import ShuffleNetV2
+
+    channels = [width, 2 * width, 4 * width, 8 * width, 16 * width]
+    network: nn.Module = ShuffleNetV2([2, 3, 2], channels, num_classes=num_classes)
+    first = nn.Conv2d(in_channels, width, 3, padding=1, bias=False)  # torch's own initialisation, as theirs
+    network.set_submodule("conv1.0", first)
+    network.set_submodule("maxpool", nn.Identity())
+    network.fc = nn.Sequential(nn.Dropout(dropout), network.get_submodule("fc"))
+    return network
+
+
+def make_swin(in_channels: int, num_classes: int, image_size: int, width: int, dropout: float) -> nn.Module:
+    """A Swin transformer of two stages of two blocks, patches of 2 pixels (Liu et al. 2021, 2103.14030)."""
+    from torchvision.models import SwinTransformer
+
+    patch = 2 if image_size >= 8 else 1
+    heads = [math.gcd(width, 2), math.gcd(2 * width, 4)]
+    network: nn.Module = SwinTransformer(
+        [patch, patch], width, [2, 2], heads, window_size=[4, 4], mlp_ratio=2.0,
+        stochastic_depth_prob=0.0, num_classes=num_classes,
+    )  # fmt: skip
+    network.set_submodule("features.0.0", nn.Conv2d(in_channels, width, patch, stride=patch))
+    network.head = nn.Sequential(nn.Dropout(dropout), network.get_submodule("head"))
     return network
 
 

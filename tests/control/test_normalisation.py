@@ -30,6 +30,52 @@ def test_a_normalisation_is_found_at_any_depth(layer: nn.Module, expected: bool)
     assert normalises(model) == expected
 
 
+def convolution(norm: nn.Module | None = None) -> list[nn.Module]:
+    return [nn.Conv2d(3, 8, 3), norm or nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten()]
+
+
+class Gated(nn.Module):
+    """Squeeze and excitation with linear layers, registered last."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(*convolution())
+        self.gate = nn.Sequential(nn.Linear(8, 2), nn.ReLU(), nn.Linear(2, 8), nn.Sigmoid())
+        self.head = nn.Linear(8, 5)
+
+
+class TwoHeads(nn.Module):
+    """Side by side."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(*convolution())
+        self.classes, self.boxes = nn.Linear(8, 5), nn.Linear(8, 4)
+
+
+HIDDEN = (nn.Linear(8, 6), nn.ReLU(), nn.Dropout(0.5), nn.Linear(6, 5))
+
+
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [
+        (nn.Sequential(*convolution(), nn.Linear(8, 5)), True),
+        (nn.Sequential(*convolution(), *HIDDEN), False),
+        (nn.Sequential(*convolution(), *HIDDEN, nn.Sigmoid()), False),  # of the outputs: gates nothing
+        (nn.Sequential(*convolution(nn.GroupNorm(2, 8)), *HIDDEN), False),
+        (nn.Sequential(*convolution(nn.InstanceNorm2d(8)), *HIDDEN), False),
+        (nn.Sequential(nn.Linear(8, 8), nn.LayerNorm(8), *HIDDEN), True),  # as in a transformer's block
+        (nn.Sequential(*convolution(), nn.Linear(8, 6), nn.BatchNorm1d(6), nn.Linear(6, 5)), True),
+        (Gated(), True),
+        (TwoHeads(), True),
+    ],
+)
+def test_a_hidden_layer_behind_the_last_norm_of_channels_is_not_held(
+    model: nn.Module, expected: bool
+) -> None:
+    assert normalises(model) == expected
+
+
 @pytest.mark.parametrize(
     ("known", "factor"),
     [({}, 10 / 3), ({"averages_iterates": True}, 10 / 3), ({"scales_gradients": True}, 1.0)],
