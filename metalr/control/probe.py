@@ -31,6 +31,11 @@ EDGE_TOLERANCE = 0.1
 """By this part the loss must have climbed over its start for the edge: where a network hardly learns within a
 ramp, the noise of its batches alone lifts the loss a little, at any LR. On 55 trunks of the harvest without
 it, the edge lay at up to a thousandth of the best LR."""
+LEAST_FALL = 0.01
+"""A loss that fell by at least this part of its start has fallen, and is no noise."""
+EDGE_OF_FALL = 0.5
+"""Under an optimizer that scales gradients a network can die at the edge, its loss back at that of guessing
+before it has climbed by `EDGE_TOLERANCE`: there a climb by this part of the fall before is enough."""
 EDGE_FRACTION = 1 / 8
 """The best peak of SGD is about this fraction of the edge; see `experiments/results/NOTES.md`. Of a network
 that normalises it is the edge itself: the best peak lay five times as high over the reference."""
@@ -129,13 +134,20 @@ class ProbeCurve:
     def edge_lr(self) -> float:
         """The edge of stability: the first LR past the lowest smoothed loss, with one well above the initial.
 
-        Well: by `EDGE_TOLERANCE` of it. The last LR of the ramp where there is none.
+        Well: by `EDGE_TOLERANCE` of it; where there is none such and gradients are scaled, by `EDGE_OF_FALL`
+        of how far the loss had fallen, if it had (`LEAST_FALL`). Else the last LR of the ramp.
         """
-        smoothed = self._smooth
-        lowest = int(np.argmin(smoothed))
-        limit = self.initial_loss + EDGE_TOLERANCE * abs(self.initial_loss)
-        above = np.flatnonzero(smoothed[lowest:] > limit)
-        return self.lrs[lowest + int(above[0])] if len(above) else self.lrs[-1]
+        size, fall = abs(self.initial_loss), self.initial_loss - float(self._smooth.min())
+        edge = self._first_above(EDGE_TOLERANCE * size)
+        if edge is None and self.scales_gradients and fall > LEAST_FALL * size:
+            edge = self._first_above(EDGE_OF_FALL * fall)
+        return self.lrs[-1] if edge is None else edge
+
+    def _first_above(self, climb: float) -> float | None:
+        """The first LR past the lowest smoothed loss, with one so many nats above the initial."""
+        lowest = int(np.argmin(self._smooth))
+        above = np.flatnonzero(self._smooth[lowest:] > self.initial_loss + climb)
+        return self.lrs[lowest + int(above[0])] if len(above) else None
 
     @cached_property
     def steepest_lr(self) -> float:

@@ -177,6 +177,27 @@ def test_a_curve_from_before_optimizers_were_told_apart_is_one_of_sgd() -> None:
     assert not ProbeCurve.from_dict(values).scales_gradients
 
 
+DYING = ([2.37, 2.30, 2.25, 2.2, 2.15, 2.1, 2.12, 2.3, 2.7, 2.69, 2.4, 2.35] + [2.3] * 8, 2.37)
+"""Of a CNN with batch norm and a hidden layer under AdamW, about: it falls, flies up, and dies at log 10."""
+
+
+@pytest.mark.parametrize("scales", [False, True])
+def test_where_a_network_dies_at_the_edge_a_climb_by_half_of_its_fall_is_the_edge(scales: bool) -> None:
+    losses, start = DYING
+    lrs = tuple(3e-5 * 10 ** (step * 4 / 19) for step in range(20))
+
+    def edge_of(losses: list[float]) -> float:
+        return ProbeCurve(
+            lrs, tuple(losses), start, exploded=False, num_steps=20, scales_gradients=scales
+        ).edge_lr
+
+    assert edge_of(losses) == (lrs[8] if scales else lrs[-1])
+    never_fell = [max(loss, start - 0.02) for loss in losses[:8]] + [start + 0.05] * 12
+    assert edge_of(never_fell) == lrs[-1]
+    higher = [loss + (0.5 if loss > 2.6 else 0.0) for loss in losses]  # well above a tenth: by the usual rule
+    assert edge_of(higher) <= lrs[8]
+
+
 def test_a_batch_that_is_soon_fitted_hides_the_edge_from_itself_alone() -> None:
     """A wide network fits one batch of eight within the ramp; on fresh batches it cannot."""
     torch.manual_seed(0)
