@@ -31,7 +31,8 @@ from metalr.control.finder_rules import FinderCurve, Suggestion, suggest, sugges
 from metalr.control.greedy import GreedyLR
 from metalr.control.normalisation import normalises
 from metalr.control.observation import Observation, Setting
-from metalr.control.probe import ProbeCurve, lr_range_test, usual_lr
+from metalr.control.probe import lr_range_test
+from metalr.control.probe_curve import ProbeCurve, usual_lr
 from metalr.control.schedule_fit import schedule_notes, schedule_problems
 from metalr.control.schedule_preview import pretend_validation_loss, schedule_preview
 from metalr.control.scheduler import MetaLR

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from metalr.config import ControlConfig
 from metalr.control.observation import Observation
-from metalr.control.probe import ProbeCurve
+from metalr.control.probe_curve import ProbeCurve
 
 __all__ = ["bounded_peak", "has_exploded", "has_learned_nothing", "has_stalled"]
 

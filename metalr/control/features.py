@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from metalr.control.observation import Observation, Setting
-from metalr.control.probe import ProbeCurve, usual_lr
+from metalr.control.probe_curve import ProbeCurve, usual_lr
 
 __all__ = [
     "FEATURE_GROUPS",

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from metalr.control.probe import SMOOTHING_STEPS, ProbeCurve
+from metalr.control.probe_curve import SMOOTHING_STEPS, ProbeCurve
 
 __all__ = ["RULES", "FinderCurve", "Suggestion", "choose", "suggest", "suggested_lr", "suggestions_of"]
 

@@ -13,7 +13,7 @@ from metalr.control.decision import Controller, Decision, Prediction, best_offse
 from metalr.control.envelope import bounded_peak, has_exploded, has_learned_nothing, has_stalled
 from metalr.control.features import before_training, feature_row, reference_lr
 from metalr.control.observation import Observation, Setting
-from metalr.control.probe import ProbeCurve
+from metalr.control.probe_curve import ProbeCurve
 
 __all__ = ["LAW_FIELDS", "ControlLaw", "LawState"]
 

@@ -26,7 +26,7 @@ from metalr.control.decision import Controller, Decision
 from metalr.control.group_lrs import GroupLRs, initial_lrs, lr_scales
 from metalr.control.law import ControlLaw
 from metalr.control.observation import Observation, Setting
-from metalr.control.probe import ProbeCurve
+from metalr.control.probe_curve import ProbeCurve
 from metalr.control.scheduler_checks import (
     check_arguments,
     check_optimizer,

@@ -14,7 +14,8 @@ from torch.utils.data import DataLoader, IterableDataset
 from metalr.config import ProbeConfig
 from metalr.control.agreement import mean_over_ranks
 from metalr.control.observation import Setting
-from metalr.control.probe import ProbeCurve, lr_range_test
+from metalr.control.probe import lr_range_test
+from metalr.control.probe_curve import ProbeCurve
 from metalr.control.trial_batches import BatchStream, forward_pair, scalar_loss
 from metalr.control.undo import generators_of, undone
 

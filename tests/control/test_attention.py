@@ -41,7 +41,11 @@ def test_a_decoder_attends_twice_a_layer() -> None:
 
 def test_of_our_networks_transformers_alone_attend() -> None:
     found = {name: num_attention_layers(make_network(name, 3, 10, 8, 8)) for name in NETWORKS}
-    assert {name: number for name, number in found.items() if number} == {"transformer": 1, "vit": 4}
+    assert {name: number for name, number in found.items() if number} == {
+        "transformer": 1,
+        "vit": 4,
+        "swin": 4,
+    }
     assert found == {name: network_attention_layers(name) for name in NETWORKS}
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from metalr.config import ControlConfig
 from metalr.control.envelope import bounded_peak, has_exploded, has_learned_nothing, has_stalled
 from metalr.control.observation import Observation
-from metalr.control.probe import ProbeCurve
+from metalr.control.probe_curve import ProbeCurve
 
 CONFIG = ControlConfig(min_lr=1e-4, max_lr=2.0, correction_bound=4.0, max_rise=3.0)
 

@@ -14,7 +14,7 @@ from metalr.control.finder_rules import (
     suggested_lr,
     suggestions_of,
 )
-from metalr.control.probe import ProbeCurve
+from metalr.control.probe_curve import ProbeCurve
 
 LRS = tuple(10 ** np.linspace(-5, 1, 101))
 

@@ -6,7 +6,7 @@ from control.controllers import RuleController
 from metalr.config import ControlConfig
 from metalr.control.law import ControlLaw, LawState
 from metalr.control.observation import Observation, Setting
-from metalr.control.probe import ProbeCurve
+from metalr.control.probe_curve import ProbeCurve
 
 PROBE = ProbeCurve((0.01, 0.1, 1.0), (1.5, 1.9, 3.0), initial_loss=2.0, exploded=False, num_steps=3)
 CONFIG = ControlConfig(least_gain=0.0, max_rise=10.0)

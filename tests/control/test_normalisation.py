@@ -3,7 +3,8 @@ import torch
 from torch import nn
 
 from metalr.control import MetaLR, normalises
-from metalr.control.probe import ProbeCurve, lr_range_test, usual_lr
+from metalr.control.probe import lr_range_test
+from metalr.control.probe_curve import ProbeCurve, usual_lr
 
 
 class RootMeanSquareNorm(nn.Module):

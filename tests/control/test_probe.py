@@ -6,8 +6,9 @@ import torch
 from torch import nn
 
 from metalr.config import ProbeConfig
-from metalr.control import probe
-from metalr.control.probe import ProbeCurve, lr_range_test, usual_lr
+from metalr.control import probe_curve
+from metalr.control.probe import lr_range_test
+from metalr.control.probe_curve import ProbeCurve, usual_lr
 
 
 def quadratic(curvature: float) -> tuple[nn.Module, torch.optim.Optimizer]:
@@ -59,7 +60,7 @@ def test_a_little_noise_above_the_start_is_no_edge(monkeypatch: pytest.MonkeyPat
     losses = (*(2.3 + 0.004 * step for step in range(16)), 3.0, 4.0, 6.0, 8.0)
     slow = ProbeCurve(lrs, losses, 2.29, exploded=False, num_steps=20)
     assert slow.edge_lr > 0.5
-    monkeypatch.setattr(probe, "EDGE_TOLERANCE", 0.0)
+    monkeypatch.setattr(probe_curve, "EDGE_TOLERANCE", 0.0)
     assert ProbeCurve(lrs, losses, 2.29, exploded=False, num_steps=20).edge_lr < 0.01
 
 

@@ -7,7 +7,7 @@ import pytest
 from training.tiny import job_of, tiny_spec, tiny_task
 
 from metalr.config import ControlConfig, ProbeConfig
-from metalr.control import FEATURE_NAMES, features, probe
+from metalr.control import FEATURE_NAMES, features, probe_curve
 from metalr.harvest.branching import run_trunk
 from metalr.harvest.refresh import refreshed
 from metalr.harvest.rows import fork_rows, transition_rows
@@ -41,7 +41,7 @@ def test_another_rule_moves_reference_factors_and_features_and_nothing_that_was_
     record: RunRecord, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = record.rows[0]["probe"]["reference_lr"]
-    monkeypatch.setattr(probe, "EDGE_FRACTION", probe.EDGE_FRACTION * 4)  # twice the reference
+    monkeypatch.setattr(probe_curve, "EDGE_FRACTION", probe_curve.EDGE_FRACTION * 4)  # twice the reference
     again = refreshed(record)
     assert again.rows[0]["probe"]["reference_lr"] == pytest.approx(2 * before)
     assert [fork["factor"] for fork in again.forks] == pytest.approx([f / 2 for f in FACTORS] * 2)
