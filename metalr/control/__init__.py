@@ -29,7 +29,7 @@ from metalr.control.features import (
 from metalr.control.finder import LRFinderResult, find_lr
 from metalr.control.finder_rules import FinderCurve, Suggestion, suggest, suggested_lr, suggestions_of
 from metalr.control.greedy import GreedyLR
-from metalr.control.normalisation import normalises
+from metalr.control.normalisation import has_plain_head, normalises
 from metalr.control.observation import Observation, Setting
 from metalr.control.probe import lr_range_test
 from metalr.control.probe_curve import ProbeCurve, usual_lr
@@ -70,6 +70,7 @@ __all__ = [
     "find_lr",
     "lr_range_test",
     "make_schedule",
+    "has_plain_head",
     "normalises",
     "num_attention_layers",
     "pretend_validation_loss",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-__all__ = ["normalises"]
+__all__ = ["has_plain_head", "normalises"]
 
 OF_CHANNELS = ("batchnorm", "groupnorm", "instancenorm")
 """In the lower-case names of normalisations that stand behind convolutions."""
@@ -20,14 +20,14 @@ def normalises(model: nn.Module) -> bool:
     Source: weights before a normalisation are scale-invariant and tune their effective LR by growing (Arora,
     Li and Lyu, arXiv 1812.03981), so the edge that an untrained network shows is soon behind it.
     """
-    return any(_is_norm(module) for module in model.modules()) and not _has_plain_head(model)
+    return any(_is_norm(module) for module in model.modules()) and not has_plain_head(model)
 
 
 def _is_norm(module: nn.Module) -> bool:
     return "norm" in type(module).__name__.lower()
 
 
-def _has_plain_head(model: nn.Module) -> bool:
+def has_plain_head(model: nn.Module) -> bool:
     """Whether of the linear layers registered after the last norm, one of channels, one feeds another.
 
     Layers that end in a sigmoid with more behind it only gate channels (squeeze and excitation).

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from metalr.config import ProbeConfig
 from metalr.control.anchor import averages_iterates, scales_gradients
 from metalr.control.attention import num_attention_layers
-from metalr.control.normalisation import normalises
+from metalr.control.normalisation import has_plain_head, normalises
 from metalr.control.probe_curve import ProbeCurve
 from metalr.control.ramp import run_ramp
 from metalr.control.undo import undone
@@ -75,4 +75,5 @@ def lr_range_test(
         is_distance,
         num_attention_layers(model),
         tuple(filter(math.isfinite, outcome.step_losses[: config.num_steps // FIRST_PART])),
+        has_plain_head(model),
     )

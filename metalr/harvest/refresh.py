@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from metalr.control import Observation, ProbeCurve, Setting, feature_rows
-from metalr.training.networks import network_attention_layers, network_normalises
+from metalr.training.networks import network_attention_layers, network_has_plain_head, network_normalises
 from metalr.training.records import RunRecord
 
 __all__ = ["refreshed"]
@@ -31,6 +31,7 @@ def refreshed(record: RunRecord) -> RunRecord:
         normalises=known,
         is_distance=not record.spec.task.classifies,
         num_attention_layers=network_attention_layers(record.spec.task.network),
+        has_plain_head=network_has_plain_head(record.spec.task.network),
     )
     trace = [Observation.from_dict(row["observation"]) for row in record.rows]
     features = feature_rows(trace, Setting(**setting | {"normalises": known}), probe)

@@ -7,16 +7,22 @@ from functools import lru_cache
 import torch
 from torch import nn
 
-from metalr.control import normalises, num_attention_layers
+from metalr.control import has_plain_head, normalises, num_attention_layers
 from metalr.tasks import NETWORKS
 
-__all__ = ["network_attention_layers", "network_normalises"]
+__all__ = ["network_attention_layers", "network_has_plain_head", "network_normalises"]
 
 
 @lru_cache
 def network_normalises(name: str) -> bool:
     """Whether the network of this name in `metalr.tasks.NETWORKS` has normalisation layers."""
     return normalises(_made(name))
+
+
+@lru_cache
+def network_has_plain_head(name: str) -> bool:
+    """Whether a hidden linear layer stands behind the last norm of channels of the network of this name."""
+    return has_plain_head(_made(name))
 
 
 @lru_cache

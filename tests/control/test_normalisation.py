@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from metalr.control import MetaLR, normalises
+from metalr.control import MetaLR, has_plain_head, normalises
 from metalr.control.probe import lr_range_test
 from metalr.control.probe_curve import ProbeCurve, usual_lr
 
@@ -32,7 +32,9 @@ def test_a_normalisation_is_found_at_any_depth(layer: nn.Module, expected: bool)
 
 
 def convolution(norm: nn.Module | None = None) -> list[nn.Module]:
-    return [nn.Conv2d(3, 8, 3), norm or nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten()]
+    """8 features of images of 3 x 4 x 4."""
+    norm = norm or nn.BatchNorm2d(8)
+    return [nn.Conv2d(3, 8, 3), norm, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
 
 
 class Gated(nn.Module):
@@ -54,6 +56,11 @@ class TwoHeads(nn.Module):
         self.classes, self.boxes = nn.Linear(8, 5), nn.Linear(8, 4)
 
 
+@pytest.mark.parametrize("model", [Gated(), TwoHeads()])
+def test_a_gate_and_two_heads_side_by_side_hide_nothing(model: nn.Module) -> None:
+    assert normalises(model) and not has_plain_head(model)
+
+
 HIDDEN = (nn.Linear(8, 6), nn.ReLU(), nn.Dropout(0.5), nn.Linear(6, 5))
 
 
@@ -67,14 +74,17 @@ HIDDEN = (nn.Linear(8, 6), nn.ReLU(), nn.Dropout(0.5), nn.Linear(6, 5))
         (nn.Sequential(*convolution(nn.InstanceNorm2d(8)), *HIDDEN), False),
         (nn.Sequential(nn.Linear(8, 8), nn.LayerNorm(8), *HIDDEN), True),  # as in a transformer's block
         (nn.Sequential(*convolution(), nn.Linear(8, 6), nn.BatchNorm1d(6), nn.Linear(6, 5)), True),
-        (Gated(), True),
-        (TwoHeads(), True),
     ],
 )
 def test_a_hidden_layer_behind_the_last_norm_of_channels_is_not_held(
     model: nn.Module, expected: bool
 ) -> None:
     assert normalises(model) == expected
+    assert has_plain_head(model) != expected
+    batch = torch.randn(4, 3, 4, 4) if isinstance(model[0], nn.Conv2d) else torch.randn(4, 8)
+    targets, optimizer = torch.randint(2, (4,)), torch.optim.SGD(model.parameters(), lr=0.01)
+    curve = lr_range_test(model, optimizer, lambda _: nn.functional.cross_entropy(model(batch), targets))
+    assert (curve.normalises, curve.has_plain_head) == (expected, not expected)
 
 
 @pytest.mark.parametrize(

@@ -199,6 +199,18 @@ def test_where_a_network_dies_at_the_edge_a_climb_by_half_of_its_fall_is_the_edg
     assert edge_of(higher) <= lrs[8]
 
 
+def test_a_plain_head_that_dies_is_an_edge_though_the_loss_climbs_but_little() -> None:
+    lrs = tuple(10 ** (-3 + step / 5) for step in range(20))
+    losses = (*[2.3] * 9, 2.35, 2.4, 2.5, 2.52, 2.45, *[2.3] * 6)
+    usual = ProbeCurve(lrs, losses, 2.3, exploded=False, num_steps=20)
+    headed = replace(usual, has_plain_head=True)
+    assert usual.edge_lr == lrs[-1]
+    assert lrs[8] < headed.edge_lr < lrs[12]
+    assert ProbeCurve.from_dict(headed.to_dict()) == headed
+    old = {key: value for key, value in headed.to_dict().items() if key != "has_plain_head"}
+    assert ProbeCurve.from_dict(old) == usual  # as it was read then
+
+
 def test_a_batch_that_is_soon_fitted_hides_the_edge_from_itself_alone() -> None:
     """A wide network fits one batch of eight within the ramp; on fresh batches it cannot."""
     torch.manual_seed(0)
