@@ -168,7 +168,8 @@ def test_an_epoch_that_learned_nothing_is_rolled_back_and_the_lr_quartered_three
     )
     peaks = []
     for _ in range(4):
-        model.weight.data.fill_(0.0)  # dead
+        optimizer.step()
+        model.weight.data.fill_(0.0)  # the step killed it
         optimizer.step()
         scheduler.step({"train/loss": 2.0, "train_loss_sd": 0.2})
         peaks.append(scheduler.last_decision.peak_lr)
