@@ -100,6 +100,7 @@ class ControlConfig(Section):
     stall_factor: Annotated[float, Field(gt=0.0, le=1.0)] | None = 0.99
     """After a probe, an epoch that ends at a training loss above this multiple of the one before training is rolled back
     too where its batches' losses were thrown about (where these are not known: its weights), as at the death of all ReLUs.
-    At most three times a run; null: never."""
+    At most three times a run; null: never. Unless it is null, no peak rises above the probe's reference LR after an epoch
+    whose mean loss is above the one before training."""
     backoff: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.5
     """Factor on all later LRs after a rollback; twice where nothing was learned."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from metalr.config import ControlConfig
 from metalr.control.decision import Controller, Decision, Prediction, best_offset, predicted_gain
-from metalr.control.envelope import bounded_peak, has_exploded, has_learned_nothing, has_stalled
+from metalr.control.envelope import bounded_peak, has_exploded, has_lost_ground, has_stalled
 from metalr.control.features import before_training, feature_row, reference_lr
 from metalr.control.observation import Observation, Setting
 from metalr.control.probe_curve import ProbeCurve
@@ -179,8 +179,8 @@ class ControlLaw:
         # The user's own LR may be far too low, and an epoch lost at every small step away from it.
         is_first = first is None and state.num_rollbacks == 0
         num_rises = FIRST_RISES if is_first else 1
-        has_no_ground = has_learned_nothing(observation, self.config, state.probe)
-        ground = state.reference_lr * state.scale if has_no_ground else math.inf
+        has_lost = has_lost_ground(observation, self.config, state.probe)
+        ground = state.reference_lr * state.scale if has_lost else math.inf
         peak, bound = bounded_peak(
             proposed, state.peak, first, self.config, num_rises=num_rises, ground=ground
         )
