@@ -31,6 +31,7 @@ def network_attention_layers(name: str) -> int:
     return num_attention_layers(_made(name))
 
 
+@lru_cache(maxsize=1)
 def _made(name: str) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         return NETWORKS[name](3, 10, 8, 8, 0.0)
