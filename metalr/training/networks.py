@@ -15,7 +15,7 @@ __all__ = ["network_attention_layers", "network_has_plain_head", "network_normal
 
 @lru_cache
 def network_normalises(name: str) -> bool:
-    """Whether the network of this name in `metalr.tasks.NETWORKS` has normalisation layers."""
+    """Whether the network of this name in `metalr.tasks.NETWORKS` counts as one that normalises."""
     return normalises(_made(name))
 
 
