@@ -209,6 +209,9 @@ def test_a_plain_head_that_dies_is_an_edge_though_the_loss_climbs_but_little() -
     assert ProbeCurve.from_dict(headed.to_dict()) == headed
     old = {key: value for key, value in headed.to_dict().items() if key != "has_plain_head"}
     assert ProbeCurve.from_dict(old) == usual  # as it was read then
+    scaled = replace(headed, scales_gradients=True)
+    assert scaled.reference_lr == pytest.approx(0.5 * math.sqrt(scaled.edge_lr * 0.003))
+    assert headed.reference_lr == pytest.approx(math.sqrt(headed.edge_lr / 8 * 0.03))
 
 
 def test_a_batch_that_is_soon_fitted_hides_the_edge_from_itself_alone() -> None:
