@@ -32,8 +32,8 @@ EDGE_FRACTION = 1 / 8
 """The best peak of SGD is about this fraction of the edge; see `experiments/results/NOTES.md`. Of a network
 that normalises it is the edge itself: the best peak lay five times as high over the reference."""
 PLAIN_HEAD_FACTOR = 0.5
-"""On the reference where gradients are scaled and there is a plain head. Of a CNN, a LeNet and a VGG under AdamW
-the decisions then cost 1.5 points of accuracy instead of 3.4; see `experiments/results/NOTES.md`."""
+"""On the reference where gradients are scaled and there is a plain head. Decisions for a CNN, a LeNet and a
+VGG under AdamW then cost 1.5 points of accuracy instead of 3.4; see `experiments/results/NOTES.md`."""
 DISTANCE_FACTOR = 4.0
 """Under plain SGD, without normalisation, the best peak of a loss that is a distance lies so much higher over
 the reference than that of a cross-entropy: see `experiments/results/NOTES.md`."""
