@@ -182,6 +182,7 @@ def test_the_finder_costs_what_its_study_measured() -> None:
         "small-loops",
         "regressions",
         "newer-networks",
+        "plain-networks",
     ],
 )
 def test_a_shipped_meta_dataset_is_that_of_its_recipe(name: str) -> None:
