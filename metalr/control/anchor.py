@@ -138,7 +138,7 @@ def warmup_fraction(*, scales_gradients: bool, normalises: bool | None) -> float
 
     Args:
         scales_gradients: Whether the optimizer divides the gradient by its size, as Adam does.
-        normalises: Whether the network has normalisation layers; None: not known.
+        normalises: Whether the network counts as one that normalises; None: not known.
     """
     return 0.0 if normalises and not scales_gradients else USUAL_WARMUP
 
@@ -156,7 +156,7 @@ def usual_rise(
     Args:
         scales_gradients: Whether the optimizer divides the gradient by its size, as Adam does.
         averages_iterates: Whether the model one uses is an average of the trained weights.
-        normalises: Whether the network has normalisation layers; None: not known.
+        normalises: Whether the network counts as one that normalises; None: not known.
         total_epochs: The budget; None where it is not known.
     """
     if not normalises or total_epochs is None:

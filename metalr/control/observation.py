@@ -28,7 +28,7 @@ class Setting:
     scales_gradients: bool | None = None
     """Whether the optimizer divides the gradient by its size, as Adam does."""
     normalises: bool | None = None
-    """Whether the network has normalisation layers."""
+    """Whether the network counts as one that normalises, see `metalr.control.normalises`."""
 
 
 @dataclass(frozen=True)

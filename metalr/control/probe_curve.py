@@ -56,7 +56,7 @@ def usual_lr(
         scales_gradients: Whether the optimizer divides the gradient by its size; None: no.
         averages_iterates: Whether what one uses is an average of the trained weights; None: no.
         momentum: SGD's, in [0, 1); None: 0.9.
-        normalises: Whether the network has normalisation layers; None: no.
+        normalises: Whether the network counts as one that normalises; None: no.
 
     >>> usual_lr(scales_gradients=True)
     0.003
@@ -87,7 +87,7 @@ class ProbeCurve:
     momentum: float | None = None
     """SGD's momentum; None: not known."""
     normalises: bool = False
-    """Whether the network has normalisation layers."""
+    """Whether the network counts as one that normalises, see `metalr.control.normalises`."""
     is_distance: bool = False
     """Whether the loss measures a distance between outputs and targets, as a squared error does."""
     num_attention_layers: int = 0
