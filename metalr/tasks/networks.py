@@ -108,6 +108,11 @@ Normalisation = Callable[[int], nn.Module]
 """A layer for that many channels or units."""
 
 
+def _convolution(before: int, after: int, normalisation: Normalisation | None) -> list[nn.Module]:
+    norm = [normalisation(after)] if normalisation else []
+    return [nn.Conv2d(before, after, 3, padding=1), *norm, nn.ReLU(inplace=True)]
+
+
 def _make_cnn(
     in_channels: int,
     num_classes: int,
@@ -118,17 +123,12 @@ def _make_cnn(
     normalisation: Normalisation | None = None,
 ) -> nn.Module:
     """3x3 convolutions of width, 2 width and 4 width channels, halving the side twice."""
-
-    def convolution(before: int, after: int) -> list[nn.Module]:
-        norm = [normalisation(after)] if normalisation else []
-        return [nn.Conv2d(before, after, 3, padding=1), *norm, nn.ReLU(inplace=True)]
-
     network = nn.Sequential(
-        *convolution(in_channels, width),
+        *_convolution(in_channels, width, normalisation),
         nn.MaxPool2d(2),
-        *convolution(width, 2 * width),
+        *_convolution(width, 2 * width, normalisation),
         nn.MaxPool2d(2),
-        *convolution(2 * width, 4 * width),
+        *_convolution(2 * width, 4 * width, normalisation),
         nn.AdaptiveAvgPool2d(1),
         nn.Flatten(),
         nn.Dropout(dropout),
@@ -155,8 +155,7 @@ def _make_vgg(
     before, side = in_channels, image_size
     for stage in ((width,), (2 * width,), (4 * width,) * 2, (8 * width,) * 2, (8 * width,) * 2):
         for after in stage:
-            norm = [normalisation(after)] if normalisation else []
-            layers += [nn.Conv2d(before, after, 3, padding=1), *norm, nn.ReLU(inplace=True)]
+            layers += _convolution(before, after, normalisation)
             before = after
         if side >= 4:
             layers.append(nn.MaxPool2d(2))
