@@ -168,6 +168,55 @@ def _make_vgg(
     return network
 
 
+def _make_cnn_fc(
+    in_channels: int,
+    num_classes: int,
+    image_size: int,
+    width: int,
+    dropout: float,
+    *,
+    normalisation: Normalisation | None = None,
+) -> nn.Module:
+    """A tutorial's CNN: three 3x3 convolutions, each halving the side, and a hidden layer over all pixels.
+
+    torch's own initialisation, as in a user's own.
+    """
+    layers: list[nn.Module] = []
+    before, side = in_channels, image_size
+    for after in (width, 2 * width, 4 * width):
+        layers += _convolution(before, after, normalisation)
+        before = after
+        if side >= 2:
+            layers.append(nn.MaxPool2d(2))
+            side //= 2
+    hidden = 4 * width
+    head = [nn.Linear(before * side**2, hidden), nn.ReLU(inplace=True), nn.Dropout(dropout)]
+    return nn.Sequential(*layers, nn.Flatten(), *head, nn.Linear(hidden, num_classes))
+
+
+def _make_lenet(in_channels: int, num_classes: int, image_size: int, width: int, dropout: float) -> nn.Module:
+    """LeNet-5 (LeCun et al. 1998), in the original's proportions, with ReLUs and maximum pooling.
+
+    Its convolutions keep the side; torch's own initialisation.
+    """
+    second, first_hidden, second_hidden = (round(width * units / 6) for units in (16, 120, 84))
+    return nn.Sequential(
+        nn.Conv2d(in_channels, width, 5, padding=2),
+        nn.ReLU(inplace=True),
+        nn.MaxPool2d(2),
+        nn.Conv2d(width, second, 5, padding=2),
+        nn.ReLU(inplace=True),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(second * (image_size // 4) ** 2, first_hidden),
+        nn.ReLU(inplace=True),
+        nn.Linear(first_hidden, second_hidden),
+        nn.ReLU(inplace=True),
+        nn.Dropout(dropout),
+        nn.Linear(second_hidden, num_classes),
+    )
+
+
 def _make_mlp(
     in_channels: int,
     num_classes: int,
@@ -232,6 +281,10 @@ NETWORKS: dict[str, Callable[[int, int, int, int, float], nn.Module]] = {
     "mlp_deep": partial(_make_mlp, num_hidden=4),
     "transformer": partial(_RowNetwork, kind="transformer"),
     "gru": partial(_RowNetwork, kind="gru"),
+    "cnn_fc": _make_cnn_fc,
+    "cnn_fc_bn": partial(_make_cnn_fc, normalisation=nn.BatchNorm2d),
+    "cnn_fc_gn": partial(_make_cnn_fc, normalisation=_group_norm),
+    "lenet": _make_lenet,
     "vgg": _make_vgg,
     "vgg_bn": partial(_make_vgg, normalisation=nn.BatchNorm2d),
     "vit": make_vit,

@@ -75,12 +75,14 @@ def test_every_network_takes_every_width(name: str) -> None:
         ("resnet18", 11_173_962), ("cnn", 373_386), ("mlp", 201_482), ("mlp_deep", 209_802),
         ("transformer", 42_506), ("gru", 33_866), ("vit", 142_026), ("convnext", 1_596_874),
         ("vgg", 9_488_266), ("mobilenet", 8_722_698), ("densenet", 2_819_466),
-        ("shufflenet", 1_022_474), ("swin", 368_278),
+        ("shufflenet", 1_022_474), ("swin", 368_278), ("cnn_fc", 1_422_218), ("lenet", 15_444_981),
     ],
 )  # fmt: skip
 def test_number_of_parameters(name: str, count: int) -> None:
     # resnet18: torchvision's 11,181,642 for ten classes, less 64 * 3 * (49 - 9) of the stem.
     # cnn: 64*(27+1) + 128*(64*9+1) + 256*(128*9+1) + 10*257.
+    # cnn_fc: the cnn's convolutions, 370_816; a hidden layer 256*(256*4*4 + 1) and 10*257.
+    # lenet: 64*76, 171*1601, 1280*(171*64 + 1), 896*1281, 10*897.
     # mlp: 64*3073 + 64*65 + 10*65; deep: 2 * 64*65 more.
     # transformer: rows 64*97, positions 32*64; attention 192*65 + 64*65, 64 <-> 128, three norms of 128; 650.
     # gru: the same rows and positions, 3*64 * (64 + 64 + 2); 650.
@@ -114,7 +116,9 @@ def test_convolutions_start_with_variance_two_over_fan_out(name: str) -> None:
 
 def test_all_but_the_plain_networks_normalise() -> None:
     plain = {name for name in NETWORKS if not normalises(make_network(name, 3, 10, 32, 8))}
-    assert plain == {"cnn", "mlp", "mlp_tanh", "mlp_deep", "gru", "vgg", "vgg_bn"}
+    assert plain == {"cnn", "mlp", "mlp_tanh", "mlp_deep", "gru", "vgg", "vgg_bn", "lenet"} | {
+        f"cnn_fc{kind}" for kind in ("", "_bn", "_gn")
+    }
 
 
 @pytest.mark.parametrize(
@@ -122,6 +126,8 @@ def test_all_but_the_plain_networks_normalise() -> None:
     [
         ("resnet10", nn.BatchNorm2d, 12),  # the stem, two in each of four blocks, three shortcuts
         ("cnn_bn", nn.BatchNorm2d, 3),
+        ("cnn_fc_bn", nn.BatchNorm2d, 3),
+        ("cnn_fc_gn", nn.GroupNorm, 3),
         ("vgg_bn", nn.BatchNorm2d, 8),
         ("cnn_gn", nn.GroupNorm, 3),
         ("mlp_bn", nn.BatchNorm1d, 2),
