@@ -1,6 +1,7 @@
 """What each part of the meta-learner is worth: mean regret of single decisions on held-out tasks.
 
-    python experiments/studies/meta_ablations.py [meta_data/cifar10-small ...] [--arms NAME ...] [--quick]
+    python experiments/studies/meta_ablations.py [meta_data/cifar10-small ...] [--arms NAME ...]
+        [--workers N] [--quick]
 
 Every arm changes one thing, is trained on the tasks of four folds and judged on the fifth, and its decisions
 are read off the branches' own regret curves. Writes experiments/results/meta-ablations/.
@@ -11,9 +12,10 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,6 @@ from metalr.learning.controller import LearnedController
 from metalr.learning.ensemble import train_ensemble
 from metalr.learning.examples import Examples, make_examples, regret_at
 from metalr.learning.fitting import controller_of
-from metalr.learning.learners import Learner
 from metalr.learning.rules import decided_log_peaks, regrets_by_rule
 from metalr.learning.task_groups import fold_of_groups
 from metalr.learning.views import log_usual_lrs, rereferenced, unprobed
@@ -110,38 +111,110 @@ ARMS = (
     Arm("no DAgger round, LSTM", learner="lstm", num_parts=2),
     Arm("first three, one DAgger round", num_parts=3),
     Arm("first four, two DAgger rounds", num_parts=4),
+    Arm("first five, three DAgger rounds", num_parts=5),
+    Arm("first five, three DAgger rounds, LSTM", learner="lstm", num_parts=5),
     Arm("on-line adaptation 1", distrust=1.0),
     Arm("on-line adaptation 3", distrust=3.0),
 )
 
 
-_trained: dict[tuple[Any, ...], list[Learner]] = {}
-"""The ensembles so far, by fold, learner, settings and sources."""
+@dataclass(frozen=True)
+class Study:
+    """What every arm is measured on."""
+
+    config: MetaTrainConfig
+    parts: list[MetaDataset]
+    joined: MetaDataset
+    examples: Examples
+    """All forks of all parts, read at the candidates they have in common."""
+
+    @property
+    def fold_E(self) -> np.ndarray:
+        """The fold of each fork, by task."""
+        return fold_of_groups(self.examples.groups_E, self.config.num_folds, self.config.seed)
 
 
-def regrets_of(
-    arm: Arm, examples: Examples, config: MetaTrainConfig, parts: Sequence[MetaDataset]
-) -> np.ndarray:
-    """The regret (E,) of each fork's decision by an ensemble that saw no fork of its task, nats."""
-    sources = examples
-    if arm.num_parts is not None:
-        sources = of_first(arm.num_parts, parts, examples)
-    settings = config.model_copy(update={"unprobed": arm.view is None} | arm.changes)
-    view = arm.view or (lambda examples: examples)
-    fold_E = fold_of_groups(examples.groups_E, config.num_folds, config.seed)
-    regret_E = np.full(len(examples), np.nan)
-    for fold in range(int(fold_E.max()) + 1):
-        outside = examples.subset(fold_E == fold)
-        inside = sources.subset(~np.isin(sources.groups_E, outside.groups_E))
-        inside = _of_some_tasks(inside, arm.max_tasks, seed=fold)
-        key = (fold, arm.learner, settings.model_copy(update={"trust": 1.0}).model_dump_json(), *arm.sources)
-        if key not in _trained:
-            _trained[key], _ = train_ensemble(view(inside), None, arm.learner, settings, lambda: None)
-        controller = controller_of(_trained[key], view(inside), settings)
-        prior_K = view(inside).prior_K(settings.label)
-        decided = _Adapting(controller, prior_K, arm.distrust) if arm.distrust else controller
-        regret_E[fold_E == fold] = regret_at(outside, decided_log_peaks(decided, view(outside)))
-    return regret_E
+def study_of(folders: Sequence[Path], config: MetaTrainConfig) -> Study:
+    """The study on the meta-datasets in `folders`."""
+    parts = [load_meta_dataset(folder) for folder in folders]
+    joined = join_meta_datasets(parts)
+    return Study(config, parts, joined, make_examples(joined))
+
+
+def settings_of(arm: Arm, config: MetaTrainConfig) -> MetaTrainConfig:
+    """Those of the recipe with the arm's changes; a view has no twins without a probe."""
+    return config.model_copy(update={"unprobed": arm.view is None} | arm.changes)
+
+
+def ways_of_training(arms: Sequence[Arm], config: MetaTrainConfig) -> list[list[Arm]]:
+    """The arms, those together that differ only in how they decide; the slow LSTMs first."""
+    ways: dict[tuple[Any, ...], list[Arm]] = {}
+    for arm in sorted(arms, key=lambda arm: arm.learner != "lstm"):
+        settings = settings_of(arm, config).model_copy(update={"trust": 1.0})
+        ways.setdefault((arm.learner, settings.model_dump_json(), *arm.sources), []).append(arm)
+    return list(ways.values())
+
+
+def regrets_in_fold(arms: Sequence[Arm], fold: int, study: Study) -> list[np.ndarray]:
+    """For each of `arms`, trained in one way, the regrets of the decisions on a fold's forks, nats.
+
+    The ensemble saw no fork of their tasks.
+    """
+    outside = study.examples.subset(study.fold_E == fold)
+    view = arms[0].view or (lambda examples: examples)
+    sources = study.examples
+    if arms[0].num_parts is not None:
+        sources = of_first(arms[0].num_parts, study.parts, study.examples)
+    inside = sources.subset(~np.isin(sources.groups_E, outside.groups_E))
+    inside = view(_of_some_tasks(inside, arms[0].max_tasks, seed=fold))
+    members, _ = train_ensemble(
+        inside, None, arms[0].learner, settings_of(arms[0], study.config), lambda: None
+    )
+    found = []
+    for arm in arms:
+        settings = settings_of(arm, study.config)
+        decided: Any = controller_of(members, inside, settings)
+        if arm.distrust:
+            decided = _Adapting(decided, inside.prior_K(settings.label), arm.distrust)
+        found.append(regret_at(outside, decided_log_peaks(decided, view(outside))))
+    return found
+
+
+_study: Study | None = None
+"""A worker's own."""
+
+
+def _start_worker(folders: Sequence[Path], config: MetaTrainConfig) -> None:
+    global _study
+    torch.set_num_threads(1)
+    _study = study_of(folders, config)
+
+
+def _work(names: Sequence[str], fold: int) -> list[np.ndarray]:
+    assert _study is not None
+    return regrets_in_fold([arm for name in names for arm in ARMS if arm.name == name], fold, _study)
+
+
+def measure(
+    arms: Sequence[Arm], study: Study, folders: Sequence[Path], num_workers: int
+) -> dict[str, np.ndarray]:
+    """The regret (E,) of every fork's decision under each arm, nats; in processes of one thread each."""
+    num_folds = int(study.fold_E.max()) + 1
+    regrets = {arm.name: np.full(len(study.examples), np.nan) for arm in arms}
+    with ProcessPoolExecutor(
+        num_workers, get_context("spawn"), _start_worker, (folders, study.config)
+    ) as pool:
+        jobs = {
+            pool.submit(_work, [arm.name for arm in way], fold): (way, fold)
+            for way in ways_of_training(arms, study.config)
+            for fold in range(num_folds)
+        }
+        for num_done, job in enumerate(as_completed(jobs), 1):
+            way, fold = jobs[job]
+            for arm, regret in zip(way, job.result(), strict=True):
+                regrets[arm.name][study.fold_E == fold] = regret
+            print(f"{num_done} of {len(jobs)}: {way[0].name}, fold {fold + 1}", flush=True)
+    return regrets
 
 
 def of_first(num_parts: int, parts: Sequence[MetaDataset], examples: Examples) -> Examples:
@@ -265,6 +338,7 @@ def main() -> None:
     parser.add_argument(
         "--arms", nargs="+", help="names of arms to measure; default: all, and the trivial rules"
     )
+    parser.add_argument("--workers", type=int, default=2, help="processes of one thread each")
     parser.add_argument("--out", type=Path, default=FOLDER, help="where the report goes")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -272,22 +346,15 @@ def main() -> None:
     if arguments.quick:
         config = config.model_copy(update={"epochs": 3, "ensemble": 1})
     folders = arguments.folders or [Path("meta_data") / name for name in (arguments.recipe, *config.also)]
-    parts = [load_meta_dataset(folder) for folder in folders]
-    dataset = join_meta_datasets(parts)
-    examples = make_examples(dataset)
-    regrets = {}
+    study = study_of(folders, config)
+    examples = study.examples
     arms = [arm for arm in ARMS if arguments.arms is None or arm.name in ("full, MLP", *arguments.arms)]
-    for arm in arms:
-        started = time.perf_counter()
-        regrets[arm.name] = regrets_of(arm, examples, config, parts)
-        print(
-            f"{arm.name:36} {regrets[arm.name].mean():.4f}  {time.perf_counter() - started:.0f} s", flush=True
-        )
+    regrets = measure(arms, study, folders, arguments.workers)
     if arguments.arms is None:
         regrets |= trivial_regrets(examples, config)
     summary = {
-        "meta_dataset": dataset.card["settings"]["name"],
-        "meta_dataset_digest": dataset.card["digest"],
+        "meta_dataset": study.joined.card["settings"]["name"],
+        "meta_dataset_digest": study.joined.card["digest"],
         "num_forks": len(examples),
         "num_tasks": len(np.unique(examples.groups_E)),
         "num_folds": config.num_folds,
