@@ -4,7 +4,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from learning.planted import OFFSETS, planted_examples
+from learning.planted import OFFSETS, TELLING, planted_examples
 
 from metalr.config import MetaTrainConfig
 from metalr.learning import fitting
@@ -28,6 +28,30 @@ def test_a_planted_rule_is_learned_and_beats_every_trivial_one(name: str) -> Non
     assert figures["num_forks"] == 320
     assert figures["num_groups"] == 40
     assert 0.0 < figures["learned_se"] < figures["learned"]
+
+
+@pytest.mark.parametrize("diverged", [-1e24, 1e24, float("nan")])
+def test_one_run_that_diverged_does_not_hide_a_feature_of_the_others(diverged: float) -> None:
+    examples = planted_examples(num_groups=40)
+    late = int(np.flatnonzero(examples.positions_E > 0)[0])
+    examples.traces_ETF[late, 0, TELLING] = diverged
+    figures = fit(examples, "mlp", CONFIG).held_out
+    assert figures["learned"] < 0.5 * figures["best_fixed_multiple"]
+
+
+def test_features_are_standardised_by_their_ordinary_values() -> None:
+    examples = planted_examples()
+    examples.traces_ETF[:, :, 3] = np.nan
+    examples.traces_ETF[:, :, 4] = 7.0
+    examples.traces_ETF[::2, :, 5] = np.nan
+    (member,), _ = train_ensemble(
+        examples, None, "mlp", CONFIG.model_copy(update={"epochs": 1}), lambda: None
+    )
+    mean_F, sd_F = member.mean_F.numpy(), member.sd_F.numpy()
+    assert (mean_F[3], sd_F[3], mean_F[4], sd_F[4]) == (0.0, 1.0, 7.0, 1.0)
+    ordinary = np.delete(np.arange(len(mean_F)), [3, 4, TELLING])
+    assert np.abs(mean_F[ordinary]).max() < 0.2
+    assert sd_F[ordinary] == pytest.approx(1.0, abs=0.12)
 
 
 def test_where_the_state_tells_nothing_nothing_is_learned() -> None:
