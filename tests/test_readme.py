@@ -183,6 +183,7 @@ def test_the_finder_costs_what_its_study_measured() -> None:
         "regressions",
         "newer-networks",
         "plain-networks",
+        "plain-heads",
     ],
 )
 def test_a_shipped_meta_dataset_is_that_of_its_recipe(name: str) -> None:

@@ -33,7 +33,7 @@ MethodName = Literal[ScheduleName, "find", PeerName, ControlledName]
 """Who may set the LR: the schedules, the LR finder + cosine, the peers, the learned controllers."""
 StrategyName = Literal[MethodName, "metalr"]
 """A method, or `metalr` for the learned controller of `DEFAULT_METHOD`."""
-DEFAULT_METHOD: MethodName = "metalr-lstm"
+DEFAULT_METHOD: MethodName = "metalr-mlp"
 """What `metalr` stands for."""
 
 
