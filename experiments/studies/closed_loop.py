@@ -197,6 +197,7 @@ def main() -> None:
     found: dict[str, dict[str, list[RunRecord]]] = {}
     for task_name, arm, spec in plan:
         found.setdefault(task_name, {}).setdefault(arm.name, []).append(store.load(spec.run_id))
+    made = store.load(plan[0][2].run_id).result
     summary = {
         "rows": summary_of(found),
         "seeds": list(SEEDS),
@@ -204,8 +205,8 @@ def main() -> None:
         "controller_sha256": learned.sha256,
         "run_ids": sorted({spec.run_id for _, _, spec in plan}),
         "commit": git_commit(),
-        "versions": package_versions(),
-        "hardware": hardware("cpu"),
+        "versions": package_versions() | made.get("versions", {}),
+        "hardware": made.get("hardware") or hardware("cpu"),
     }
     FOLDER.mkdir(parents=True, exist_ok=True)
     (FOLDER / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
