@@ -6,10 +6,10 @@ import math
 from collections.abc import Sequence
 
 from metalr.config import ControlConfig
-from metalr.control.observation import Observation
+from metalr.control.observation import Observation, Setting
 from metalr.control.probe_curve import ProbeCurve
 
-__all__ = ["bounded_peak", "has_exploded", "has_lost_ground", "has_stalled"]
+__all__ = ["bounded_peak", "decay_ceiling", "has_exploded", "has_lost_ground", "has_stalled"]
 
 KILLED_SPREAD = 0.05
 """Standard deviation of an epoch's batch losses, over the loss before training: at least 0.06 where an LR
@@ -25,6 +25,30 @@ KILLED_EDGE = 1 / 16
 """Killing LRs were at least 0.08 of the probe's edge; where a network had not begun to learn the LR was at
 most 0.054 of it, but for ResNets without normalisation, which have a low edge and learn all the same."""
 
+LEAST_MEMORY_EPOCHS = 5.0
+"""Epochs of updates that weights must hold under weight decay; in short trainings, a sixth of the epochs."""
+
+
+def decay_ceiling(setting: Setting) -> float:
+    """The peak LR above which weight decay makes the weights forget too soon; infinite where nobody knows.
+
+    Under decay the weights are a moving average of their updates over 1 / (LR * weight decay) steps, under
+    SGD (1 - momentum) times as many. What they hold must be `LEAST_MEMORY_EPOCHS` of the data, or a sixth of
+    the training where that is less. Long trainings with a decay are therefore best at lower LRs than short
+    ones, of which controllers learn and a probe measures. Under SGD that holds where the network normalises:
+    elsewhere the gradient works against the decay, and the LR is only how fast.
+
+    Source: Wang and Aitchison, arXiv 2405.13698, find the best such memory to be the same number of epochs
+    whatever the size of network and data; Wan et al., arXiv 2006.08419, what happens under SGD.
+    """
+    total, steps, decay = setting.total_epochs, setting.steps_per_epoch, setting.weight_decay
+    is_harmless = setting.normalises is False and not setting.scales_gradients
+    if steps is None or not decay or is_harmless:
+        return math.inf
+    momentum = 0.0 if setting.scales_gradients else setting.momentum or 0.0
+    memory = LEAST_MEMORY_EPOCHS if total is None else min(LEAST_MEMORY_EPOCHS, total / 6)
+    return (1.0 - min(momentum, 0.99)) / (decay * memory * steps)
+
 
 def bounded_peak(
     proposed: float,
@@ -34,6 +58,7 @@ def bounded_peak(
     *,
     num_rises: int = 1,
     ground: float = math.inf,
+    ceiling: float = math.inf,
 ) -> tuple[float, str]:
     """The allowed peak nearest to the proposed one, and the name of the bound that moved it ("" if none).
 
@@ -47,6 +72,7 @@ def bounded_peak(
         config: The bounds.
         num_rises: For how many decisions' rises this one stands.
         ground: The LR above which no decision may rise further, infinite for none.
+        ceiling: The LR above which no decision may be, infinite for none.
     """
     if not (math.isfinite(proposed) and proposed > 0.0):
         return (previous if previous is not None else config.min_lr), "held: proposal not finite and positive"
@@ -57,6 +83,7 @@ def bounded_peak(
     if previous is not None:
         limits.append((low, previous * config.max_rise**num_rises, "rise limit"))
         limits.append((low, max(previous, ground), "ground was lost"))
+    limits.append((low, ceiling, "weight decay"))
     peak, reason = proposed, ""
     for lower, upper, name in limits:
         clipped = min(max(peak, lower), upper)

@@ -10,7 +10,7 @@ from typing import Any
 
 from metalr.config import ControlConfig
 from metalr.control.decision import Controller, Decision, Prediction, best_offset, predicted_gain
-from metalr.control.envelope import bounded_peak, has_exploded, has_lost_ground, has_stalled
+from metalr.control.envelope import bounded_peak, decay_ceiling, has_exploded, has_lost_ground, has_stalled
 from metalr.control.features import before_training, feature_row, reference_lr
 from metalr.control.observation import Observation, Setting
 from metalr.control.probe_curve import ProbeCurve
@@ -168,9 +168,10 @@ class ControlLaw:
         memory, prediction = self.controller.step(state.memory, features)
         offset = best_offset(self.controller.log_offsets, prediction.log_regrets)
         proposed = state.reference_lr * math.exp(offset) * state.scale
+        ceiling = decay_ceiling(setting)
         if state.peak is None:
             proposed *= self.rise
-        elif self._gains_little(state, state.peak, prediction):
+        elif state.peak <= ceiling and self._gains_little(state, state.peak, prediction):
             own = state.peak / state.scale if state.first_peak is None else state.first_peak
             decision = Decision(observation.epoch, proposed, state.peak, "kept: little to gain")
             kept_state = replace(state, trace=trace, memory=memory, first_peak=own)
@@ -182,7 +183,7 @@ class ControlLaw:
         has_lost = has_lost_ground(observation, self.config, state.probe)
         ground = state.reference_lr * state.scale if has_lost else math.inf
         peak, bound = bounded_peak(
-            proposed, state.peak, first, self.config, num_rises=num_rises, ground=ground
+            proposed, state.peak, first, self.config, num_rises=num_rises, ground=ground, ceiling=ceiling
         )
         is_held = not math.isfinite(proposed)
         if is_held and state.num_holds == 0:
@@ -191,7 +192,7 @@ class ControlLaw:
         first_peak = state.first_peak
         if first_peak is None:
             # Rising slowly from the optimizer's own LR must not tie the later peaks to it.
-            wish = peak if is_held else bounded_peak(proposed, None, None, self.config)[0]
+            wish = peak if is_held else bounded_peak(proposed, None, None, self.config, ceiling=ceiling)[0]
             first_peak = peak if state.peak is None else wish / state.scale
         return replace(
             state,

@@ -1,13 +1,20 @@
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from metalr.config import ControlConfig
-from metalr.control.envelope import bounded_peak, has_exploded, has_lost_ground, has_stalled
-from metalr.control.observation import Observation
+from metalr.control.envelope import (
+    bounded_peak,
+    decay_ceiling,
+    has_exploded,
+    has_lost_ground,
+    has_stalled,
+)
+from metalr.control.observation import Observation, Setting
 from metalr.control.probe_curve import ProbeCurve
 
 CONFIG = ControlConfig(min_lr=1e-4, max_lr=2.0, correction_bound=4.0, max_rise=3.0)
@@ -192,3 +199,37 @@ def test_one_small_batch_before_training_is_no_measure_of_an_epoch() -> None:
     for loss, stalled in ((0.88, False), (0.9, True)):
         assert has_stalled(seen(1, loss), CONFIG, 0.5, known) is stalled
         assert has_stalled(seen(1, loss), CONFIG, 0.5, low)
+
+
+@pytest.mark.parametrize(
+    ("changes", "ceiling"),
+    [
+        ({}, 0.1 / (5e-4 * 5 * 390)),
+        ({"normalises": None}, 0.1 / (5e-4 * 5 * 390)),
+        ({"total_epochs": None}, 0.1 / (5e-4 * 5 * 390)),
+        ({"total_epochs": 400}, 0.1 / (5e-4 * 5 * 390)),
+        ({"total_epochs": 12}, 0.1 / (5e-4 * 2 * 390)),  # a sixth of the epochs
+        ({"momentum": 0.0}, 1 / (5e-4 * 5 * 390)),
+        ({"momentum": None}, 1 / (5e-4 * 5 * 390)),
+        ({"weight_decay": 0.01}, 0.1 / (0.01 * 5 * 390)),
+        ({"scales_gradients": True}, 1 / (5e-4 * 5 * 390)),  # Adam's first beta is no momentum of this kind
+        ({"scales_gradients": True, "normalises": False}, 1 / (5e-4 * 5 * 390)),
+        ({"normalises": False}, math.inf),
+        ({"weight_decay": 0.0}, math.inf),
+        ({"weight_decay": None}, math.inf),
+        ({"steps_per_epoch": None}, math.inf),
+    ],
+)
+def test_the_peak_at_which_weights_hold_five_epochs_of_updates_by_hand(
+    changes: dict[str, Any], ceiling: float
+) -> None:
+    known = {"momentum": 0.9, "weight_decay": 5e-4, "scales_gradients": False, "normalises": True}
+    setting = Setting(**{"total_epochs": 100, "steps_per_epoch": 390} | known | changes)
+    assert decay_ceiling(setting) == pytest.approx(ceiling)
+
+
+def test_no_decision_is_above_the_ceiling_and_none_below_it_is_moved() -> None:
+    assert bounded_peak(0.5, None, None, CONFIG, ceiling=0.2) == (0.2, "weight decay")
+    assert bounded_peak(0.5, 0.4, 0.4, CONFIG, ceiling=0.2) == (0.2, "weight decay")  # the budget grew
+    assert bounded_peak(0.1, None, None, CONFIG, ceiling=0.2) == (0.1, "")
+    assert bounded_peak(0.5, None, None, CONFIG, ceiling=1e-9) == (CONFIG.min_lr, "weight decay")

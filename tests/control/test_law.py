@@ -1,5 +1,7 @@
 """The control law by itself: no optimizer, no model."""
 
+from dataclasses import replace
+
 import pytest
 from control.controllers import RuleController
 
@@ -56,3 +58,29 @@ def test_after_a_backoff_the_ground_is_lower_too() -> None:
 def test_without_a_stall_factor_the_peak_rises_all_the_same() -> None:
     state = after_epochs(2.1, chosen=[1, 3], config=CONFIG.model_copy(update={"stall_factor": None}))
     assert state.peak is not None and state.peak / state.reference_lr == pytest.approx(2.0)
+
+
+DECAYED = replace(SETTING, total_epochs=12, steps_per_epoch=1000, momentum=0.9, weight_decay=0.01, normalises=True)
+"""Weights hold a sixth of the budget, 2 epochs, at a peak of 0.005."""
+
+
+def test_no_peak_is_above_the_one_that_weight_decay_allows() -> None:
+    law = ControlLaw(RuleController(lambda *_: 4), CONFIG)
+    state = law.start(0.1, PROBE, DECAYED)
+    assert state.decision is not None and state.decision.reason == "weight decay"
+    assert state.peak == state.first_peak == pytest.approx(0.005)
+    free = law.start(0.1, PROBE, replace(DECAYED, weight_decay=0.0))
+    assert free.decision is not None and free.decision.reason == "controller"
+    assert free.peak is not None and free.peak > 0.05
+
+
+def test_a_peak_is_lowered_once_the_steps_are_known_however_little_that_gains() -> None:
+    """A loop that steps once an epoch tells nobody the number of its steps before the first is over."""
+    law = ControlLaw(RuleController(lambda *_: 4), CONFIG.model_copy(update={"least_gain": 100.0}))
+    state = law.start(0.1, PROBE, replace(DECAYED, steps_per_epoch=None))
+    seen = Observation(epoch=1, train_loss=1.5, train_loss_sd=0.0, peak_lr=state.peak)
+    kept = law.decide(state, seen, replace(DECAYED, weight_decay=0.0), can_restore=True)
+    assert kept.peak == state.peak
+    lowered = law.decide(state, seen, DECAYED, can_restore=True)
+    assert lowered.peak == pytest.approx(0.005)
+    assert lowered.decision is not None and lowered.decision.reason == "weight decay"
