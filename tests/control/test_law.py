@@ -60,7 +60,9 @@ def test_without_a_stall_factor_the_peak_rises_all_the_same() -> None:
     assert state.peak is not None and state.peak / state.reference_lr == pytest.approx(2.0)
 
 
-DECAYED = replace(SETTING, total_epochs=12, steps_per_epoch=1000, momentum=0.9, weight_decay=0.01, normalises=True)
+DECAYED = replace(
+    SETTING, total_epochs=12, steps_per_epoch=1000, momentum=0.9, weight_decay=0.01, normalises=True
+)
 """Weights hold a sixth of the budget, 2 epochs, at a peak of 0.005."""
 
 
