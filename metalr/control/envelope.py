@@ -45,7 +45,8 @@ def decay_ceiling(setting: Setting) -> float:
     is_harmless = setting.normalises is False and not setting.scales_gradients
     if steps is None or not decay or is_harmless:
         return math.inf
-    momentum = 0.0 if setting.scales_gradients else setting.momentum or 0.0
+    has_momentum = not (setting.scales_gradients or setting.averages_iterates)
+    momentum = setting.momentum or 0.0 if has_momentum else 0.0
     memory = LEAST_MEMORY_EPOCHS if total is None else min(LEAST_MEMORY_EPOCHS, total / 6)
     return (1.0 - min(momentum, 0.99)) / (decay * memory * steps)
 

@@ -213,6 +213,7 @@ def test_one_small_batch_before_training_is_no_measure_of_an_epoch() -> None:
         ({"momentum": None}, 1 / (5e-4 * 5 * 390)),
         ({"weight_decay": 0.01}, 0.1 / (0.01 * 5 * 390)),
         ({"scales_gradients": True}, 1 / (5e-4 * 5 * 390)),  # Adam's first beta is no momentum of this kind
+        ({"averages_iterates": True}, 1 / (5e-4 * 5 * 390)),  # nor is Schedule-Free's
         ({"scales_gradients": True, "normalises": False}, 1 / (5e-4 * 5 * 390)),
         ({"normalises": False}, math.inf),
         ({"weight_decay": 0.0}, math.inf),
