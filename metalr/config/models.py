@@ -33,7 +33,7 @@ MethodName = Literal[ScheduleName, "find", PeerName, ControlledName]
 """Who may set the LR: the schedules, the LR finder + cosine, the peers, the learned controllers."""
 StrategyName = Literal[MethodName, "metalr"]
 """A method, or `metalr` for the learned controller of `DEFAULT_METHOD`."""
-DEFAULT_METHOD: MethodName = "metalr-mlp"
+DEFAULT_METHOD: MethodName = "metalr-lstm"
 """What `metalr` stands for."""
 
 
@@ -107,6 +107,9 @@ class MetaTrainConfig(Section):
     """Weight of the auxiliary head's loss (the final loss to come)."""
     mask_rate: Fraction = 0.1
     """Probability of hiding a feature group from a training sample, so that missing ones are survivable."""
+    scale_tail: Annotated[float, Field(ge=0.0, le=0.4)] = 0.005
+    """Share of a feature's values at either end that does not stretch the scale on which it is read: a run that diverges
+    has losses of 1e24, and one such value makes a feature a constant for all others."""
     trust: Annotated[float, Field(ge=0.0, le=1.0)] = 0.5
     """How far predicted regrets count against the mean of all forks, where a probe has told the scale; 0: the probe alone,
     1: whole. Chosen by cross-validation over tasks."""

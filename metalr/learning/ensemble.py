@@ -22,9 +22,6 @@ __all__ = ["OnMetaEpoch", "train_ensemble"]
 
 OnMetaEpoch = Callable[[], None]
 
-TAIL = 0.005
-"""Share of a feature's values at either end that does not stretch the scale on which it is read."""
-
 
 def train_ensemble(
     inside: Examples, outside: Examples | None, name: str, config: MetaTrainConfig, tell: OnMetaEpoch
@@ -43,22 +40,19 @@ def _new_member(examples: Examples, name: str, config: MetaTrainConfig, index: i
     seen_EF = np.concatenate(
         [trace[: end + 1] for trace, end in zip(examples.traces_ETF, examples.positions_E, strict=True)]
     )
-    mean, sd = _mean_and_sd(seen_EF)
+    mean, sd = _mean_and_sd(seen_EF, config.scale_tail)
     member.mean_F.copy_(torch.as_tensor(mean))
     member.sd_F.copy_(torch.as_tensor(np.where(sd > 1e-6, sd, 1.0)))
     return member
 
 
-def _mean_and_sd(values_EF: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Of each feature where it is present, its rarest values counted as no farther out than `TAIL` of all.
-
-    A run that diverges has losses of 1e24, and one such value would make a feature a constant for the others.
-    """
+def _mean_and_sd(values_EF: np.ndarray, tail: float) -> tuple[np.ndarray, np.ndarray]:
+    """Of each feature where it is present, its rarest values counted as no farther out than `tail` of all."""
     ordered_EF = np.sort(values_EF, axis=0)  # missing ones last
     last_F = np.maximum((~np.isnan(values_EF)).sum(axis=0) - 1, 0)
     columns = np.arange(values_EF.shape[1])
     lowest_F, highest_F = (
-        ordered_EF[np.rint(share * last_F).astype(int), columns] for share in (TAIL, 1.0 - TAIL)
+        ordered_EF[np.rint(share * last_F).astype(int), columns] for share in (tail, 1.0 - tail)
     )
     present = ~np.isnan(values_EF)
     within_EF = np.where(present, np.clip(values_EF, lowest_F, highest_F), 0.0)

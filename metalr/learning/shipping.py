@@ -23,10 +23,9 @@ from metalr.training.artifacts import ArtifactError, write_json
 __all__ = ["architecture", "build_shipped", "gate"]
 
 LIMITS = (
-    "Budgets of 4 to 64 epochs, networks of 8 to 512 units or channels with and without batch, group or "
-    "layer norm, with and without a hidden layer behind their convolutions, SGD, AdamW and their "
-    "Schedule-Free kinds, batches of 8 to 512; anything else is a guess within the envelope.",
-    "Decided up to two octaves off: MobileNets, VGGs without normalisation.",
+    "Budgets of 4 to 64 epochs, networks of 8 to 512 units or channels with and without batch or layer norm, "
+    "SGD, AdamW and their Schedule-Free kinds, batches of 8 to 512; anything else is a guess within the "
+    "envelope.",
     "Labels come from one continuation per candidate and one seed per state.",
     "The anchor: a hold and a fall over the last fifth of the budget, no fall where iterates are averaged.",
 )

@@ -1,3 +1,4 @@
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -37,6 +38,9 @@ def test_one_run_that_diverged_does_not_hide_a_feature_of_the_others(diverged: f
     examples.traces_ETF[late, 0, TELLING] = diverged
     figures = fit(examples, "mlp", CONFIG).held_out
     assert figures["learned"] < 0.5 * figures["best_fixed_multiple"]
+    if math.isfinite(diverged):  # the negative control
+        stretched = fit(examples, "mlp", CONFIG.model_copy(update={"scale_tail": 0.0})).held_out
+        assert stretched["learned"] > 0.5 * stretched["best_fixed_multiple"]
 
 
 def test_features_are_standardised_by_their_ordinary_values() -> None:
