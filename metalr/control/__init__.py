@@ -18,6 +18,7 @@ from metalr.control.anchor import (
 )
 from metalr.control.attention import num_attention_layers
 from metalr.control.decision import Controller, Decision, Prediction, best_offset
+from metalr.control.depth import num_plain_layers
 from metalr.control.features import (
     FEATURE_GROUPS,
     FEATURE_NAMES,
@@ -73,6 +74,7 @@ __all__ = [
     "make_schedule",
     "normalises",
     "num_attention_layers",
+    "num_plain_layers",
     "pretend_validation_loss",
     "reference_lr",
     "scales_gradients",

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from metalr.config import ProbeConfig
 from metalr.control.anchor import averages_iterates, scales_gradients
 from metalr.control.attention import num_attention_layers
+from metalr.control.depth import num_plain_layers
 from metalr.control.normalisation import has_plain_head, normalises
 from metalr.control.probe_curve import ProbeCurve
 from metalr.control.ramp import run_ramp
@@ -57,8 +58,17 @@ def lr_range_test(
     config = config or ProbeConfig()
     scaled = scales_gradients(optimizer)
     ramp = np.geomspace(*config.lrs(scales_gradients=scaled), config.num_steps).tolist()
+    depth = 0
+
+    def seen_loss(step: int) -> Tensor:
+        nonlocal depth
+        loss = loss_of_step(step)
+        if step == 0:
+            depth = num_plain_layers(loss)
+        return loss
+
     with undone(model, optimizer):
-        outcome = run_ramp(optimizer, loss_of_step, ramp, config.explode_factor, measured_loss=measured_loss)
+        outcome = run_ramp(optimizer, seen_loss, ramp, config.explode_factor, measured_loss=measured_loss)
     if not math.isfinite(outcome.initial_loss):
         raise ValueError(f"the probe cannot start: the loss of the first batch is {outcome.initial_loss}")
     losses = outcome.losses or (outcome.initial_loss,)
@@ -76,4 +86,5 @@ def lr_range_test(
         num_attention_layers(model),
         tuple(filter(math.isfinite, outcome.step_losses[: config.num_steps // FIRST_PART])),
         has_plain_head(model),
+        depth,
     )

@@ -34,6 +34,11 @@ that normalises it is the edge itself: the best peak lay five times as high over
 PLAIN_HEAD_FACTOR = 0.5
 """On the reference where gradients are scaled and there is a plain head. Decisions for a CNN, a LeNet and a
 VGG under AdamW then cost 1.5 points of accuracy instead of 3.4; see `experiments/results/NOTES.md`."""
+SHALLOW_LAYERS = 4
+"""A network of up to so many plain layers has the reference as it is; nearly all of the harvest's have."""
+DEPTH_FACTOR = 2.5
+"""On the reference of a deeper one, over the number of its plain layers, and at least a quarter; see
+`experiments/results/NOTES.md`. Source: a plain network's largest LR falls with its depth."""
 DISTANCE_FACTOR = 4.0
 """Under plain SGD, without normalisation, the best peak of a loss that is a distance lies so much higher over
 the reference than that of a cross-entropy: see `experiments/results/NOTES.md`."""
@@ -97,6 +102,8 @@ class ProbeCurve:
     step had the batch that is measured."""
     has_plain_head: bool = False
     """Whether a hidden linear layer stands behind the last of the network's norms of channels."""
+    num_plain_layers: int = 0
+    """Layers with weights that nothing normalises and no shortcut passes; see `metalr.control.depth`."""
 
     def smoothed(self) -> np.ndarray:
         """The losses, smoothed over neighbouring steps; shape (len(lrs),)."""
@@ -162,7 +169,9 @@ class ProbeCurve:
         trunks the best peak moved with about the root of the edge, or less. Where SGD's loss falls up to the
         end of the ramp, the usual LR says nothing. Four times that for a loss that is a distance,
         where nothing scales gradients, averages or normalises. Where gradients are scaled, less by the root
-        of the number of attention layers, and half of it where there is a plain head.
+        of the number of attention layers, and half of it where there is a plain head. Less by the number of
+        plain layers where there are more than `SHALLOW_LAYERS`, nothing normalises or averages, and the loss
+        is no distance.
         """
         plain = not (self.scales_gradients or self.averages_iterates)
         factor = DISTANCE_FACTOR if plain and self.is_distance and not self.normalises else 1.0
@@ -170,6 +179,10 @@ class ProbeCurve:
             factor /= math.sqrt(self.num_attention_layers)
         if self.scales_gradients and self.has_plain_head:
             factor *= PLAIN_HEAD_FACTOR
+        if self.num_plain_layers > SHALLOW_LAYERS and not (
+            self.normalises or self.averages_iterates or self.is_distance
+        ):
+            factor *= max(0.25, DEPTH_FACTOR / self.num_plain_layers)
         following = self.edge_lr * (EDGE_FRACTION if plain and not self.normalises else 1.0)
         if plain and self.lowest_lr == self.edge_lr == self.lrs[-1] and not self.exploded:
             return factor * following  # still falling at the ramp's end: no loss of a usual size
@@ -216,4 +229,5 @@ class ProbeCurve:
             num_attention_layers=values.get("num_attention_layers", 0),
             first_losses=tuple(values.get("first_losses", ())),
             has_plain_head=values.get("has_plain_head", False),
+            num_plain_layers=values.get("num_plain_layers", 0),
         )

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from metalr.control import Observation, ProbeCurve, Setting, feature_rows
-from metalr.training.networks import network_attention_layers, network_has_plain_head, network_normalises
+from metalr.training.networks import traits_of
 from metalr.training.records import RunRecord
 
 __all__ = ["refreshed"]
@@ -25,16 +25,17 @@ def refreshed(record: RunRecord) -> RunRecord:
     setting = record.rows[0].get("setting")
     if setting is None:
         return record
-    known = network_normalises(record.spec.task.network)
+    traits = traits_of(record.spec.task.network)
     probe = replace(
         ProbeCurve.from_dict(record.rows[0]["probe"]),
-        normalises=known,
+        normalises=traits.normalises,
         is_distance=not record.spec.task.classifies,
-        num_attention_layers=network_attention_layers(record.spec.task.network),
-        has_plain_head=network_has_plain_head(record.spec.task.network),
+        num_attention_layers=traits.num_attention_layers,
+        has_plain_head=traits.has_plain_head,
+        num_plain_layers=traits.num_plain_layers,
     )
     trace = [Observation.from_dict(row["observation"]) for row in record.rows]
-    features = feature_rows(trace, Setting(**setting | {"normalises": known}), probe)
+    features = feature_rows(trace, Setting(**setting | {"normalises": traits.normalises}), probe)
     rows: list[dict[str, Any]] = [
         row | {"features": [None if math.isnan(value) else float(value) for value in values]}
         for row, values in zip(record.rows, features, strict=True)

@@ -2,36 +2,39 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
-from torch import nn
 
-from metalr.control import has_plain_head, normalises, num_attention_layers
+from metalr.control import has_plain_head, normalises, num_attention_layers, num_plain_layers
 from metalr.tasks import NETWORKS
 
-__all__ = ["network_attention_layers", "network_has_plain_head", "network_normalises"]
+__all__ = ["NetworkTraits", "traits_of"]
+
+
+@dataclass(frozen=True)
+class NetworkTraits:
+    """What the probe and the features say of a network."""
+
+    normalises: bool
+    """Whether it counts as one that normalises."""
+    has_plain_head: bool
+    """Whether a hidden linear layer stands behind its last norm of channels."""
+    num_attention_layers: int
+    num_plain_layers: int
+    """Layers with weights that nothing normalises and no shortcut passes."""
 
 
 @lru_cache
-def network_normalises(name: str) -> bool:
-    """Whether the network of this name in `metalr.tasks.NETWORKS` counts as one that normalises."""
-    return normalises(_made(name))
-
-
-@lru_cache
-def network_has_plain_head(name: str) -> bool:
-    """Whether a hidden linear layer stands behind the last norm of channels of the network of this name."""
-    return has_plain_head(_made(name))
-
-
-@lru_cache
-def network_attention_layers(name: str) -> int:
-    """How many layers of attention the network of this name has."""
-    return num_attention_layers(_made(name))
-
-
-@lru_cache(maxsize=1)
-def _made(name: str) -> nn.Module:
+def traits_of(name: str) -> NetworkTraits:
+    """The traits of the network of this name in `metalr.tasks.NETWORKS`; leaves the random state alone."""
     with torch.random.fork_rng(devices=[]):
-        return NETWORKS[name](3, 10, 8, 8, 0.0)
+        network = NETWORKS[name](3, 10, 8, 8, 0.0)
+        logits = network(torch.zeros(2, 3, 8, 8))
+    return NetworkTraits(
+        normalises(network),
+        has_plain_head(network),
+        num_attention_layers(network),
+        num_plain_layers(logits.sum()),
+    )

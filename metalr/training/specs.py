@@ -22,7 +22,7 @@ from metalr.config.peers import AVERAGING_OPTIMIZERS, GRADIENT_SCALING_OPTIMIZER
 from metalr.config.section import Seed
 from metalr.control import usual_rise, warmup_fraction
 from metalr.training.layout import resolved_layout
-from metalr.training.networks import network_normalises
+from metalr.training.networks import traits_of
 from metalr.training.step import resolved_step
 
 __all__ = [
@@ -173,7 +173,7 @@ class RunSpec(_Frozen):
         if control.anchor == "auto":
             changes["anchor"] = "constant" if optimizer in AVERAGING_OPTIMIZERS else "hold"
         scales, averages = optimizer in GRADIENT_SCALING_OPTIMIZERS, optimizer in AVERAGING_OPTIMIZERS
-        known = network_normalises(info.data["task"].network)
+        known = traits_of(info.data["task"].network).normalises
         if control.warmup_fraction == "auto":
             changes["warmup_fraction"] = warmup_fraction(scales_gradients=scales, normalises=known)
         if control.rise == "auto":

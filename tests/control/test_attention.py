@@ -11,7 +11,7 @@ from torch import nn
 
 from metalr.control import ProbeCurve, lr_range_test, num_attention_layers
 from metalr.tasks import NETWORKS, make_network
-from metalr.training.networks import network_attention_layers
+from metalr.training.networks import traits_of
 
 
 def encoder(num_layers: int) -> nn.Module:
@@ -46,7 +46,7 @@ def test_of_our_networks_transformers_alone_attend() -> None:
         "vit": 4,
         "swin": 4,
     }
-    assert found == {name: network_attention_layers(name) for name in NETWORKS}
+    assert found == {name: traits_of(name).num_attention_layers for name in NETWORKS}
 
 
 LRS = (0.001, 0.01, 0.1, 1.0)
