@@ -38,7 +38,8 @@ SHALLOW_LAYERS = 4
 """A network of up to so many plain layers has the reference as it is; nearly all of the harvest's have."""
 DEPTH_FACTOR = 2.5
 """On the reference of a deeper one, over the number of its plain layers, and at least a quarter; see
-`experiments/results/NOTES.md`. Source: a plain network's largest LR falls with its depth."""
+`experiments/results/NOTES.md`. Source: the best LR of a deep linear network falls with the number of its
+layers (Saxe, McClelland and Ganguli, arXiv 1312.6120)."""
 DISTANCE_FACTOR = 4.0
 """Under plain SGD, without normalisation, the best peak of a loss that is a distance lies so much higher over
 the reference than that of a cross-entropy: see `experiments/results/NOTES.md`."""
