@@ -25,15 +25,15 @@ KILLED_EDGE = 1 / 16
 """Killing LRs were at least 0.08 of the probe's edge; where a network had not begun to learn the LR was at
 most 0.054 of it, but for ResNets without normalisation, which have a low edge and learn all the same."""
 
-LEAST_MEMORY_EPOCHS = 5.0
-"""Epochs of updates that weights must hold under weight decay; in short trainings, a sixth of the epochs."""
+LEAST_MEMORY_EPOCHS = 8.0
+"""Epochs of updates that weights must hold under weight decay; in short trainings, a quarter of the epochs."""
 
 
 def decay_ceiling(setting: Setting) -> float:
     """The peak LR above which weight decay makes the weights forget too soon; infinite where nobody knows.
 
     Under decay the weights are a moving average of their updates over 1 / (LR * weight decay) steps, under
-    SGD (1 - momentum) times as many. What they hold must be `LEAST_MEMORY_EPOCHS` of the data, or a sixth of
+    SGD (1 - momentum) times as many. What they hold must be `LEAST_MEMORY_EPOCHS` of the data, or a quarter of
     the training where that is less. Long trainings with a decay are therefore best at lower LRs than short
     ones, of which controllers learn and a probe measures. Under SGD that holds where the network normalises:
     elsewhere the gradient works against the decay, and the LR is only how fast.
@@ -47,7 +47,7 @@ def decay_ceiling(setting: Setting) -> float:
         return math.inf
     has_momentum = not (setting.scales_gradients or setting.averages_iterates)
     momentum = setting.momentum or 0.0 if has_momentum else 0.0
-    memory = LEAST_MEMORY_EPOCHS if total is None else min(LEAST_MEMORY_EPOCHS, total / 6)
+    memory = LEAST_MEMORY_EPOCHS if total is None else min(LEAST_MEMORY_EPOCHS, total / 4)
     return (1.0 - min(momentum, 0.99)) / (decay * memory * steps)
 
 

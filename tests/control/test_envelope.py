@@ -204,24 +204,24 @@ def test_one_small_batch_before_training_is_no_measure_of_an_epoch() -> None:
 @pytest.mark.parametrize(
     ("changes", "ceiling"),
     [
-        ({}, 0.1 / (5e-4 * 5 * 390)),
-        ({"normalises": None}, 0.1 / (5e-4 * 5 * 390)),
-        ({"total_epochs": None}, 0.1 / (5e-4 * 5 * 390)),
-        ({"total_epochs": 400}, 0.1 / (5e-4 * 5 * 390)),
-        ({"total_epochs": 12}, 0.1 / (5e-4 * 2 * 390)),  # a sixth of the epochs
-        ({"momentum": 0.0}, 1 / (5e-4 * 5 * 390)),
-        ({"momentum": None}, 1 / (5e-4 * 5 * 390)),
-        ({"weight_decay": 0.01}, 0.1 / (0.01 * 5 * 390)),
-        ({"scales_gradients": True}, 1 / (5e-4 * 5 * 390)),  # Adam's first beta is no momentum of this kind
-        ({"averages_iterates": True}, 1 / (5e-4 * 5 * 390)),  # nor is Schedule-Free's
-        ({"scales_gradients": True, "normalises": False}, 1 / (5e-4 * 5 * 390)),
+        ({}, 0.1 / (5e-4 * 8 * 390)),
+        ({"normalises": None}, 0.1 / (5e-4 * 8 * 390)),
+        ({"total_epochs": None}, 0.1 / (5e-4 * 8 * 390)),
+        ({"total_epochs": 400}, 0.1 / (5e-4 * 8 * 390)),
+        ({"total_epochs": 12}, 0.1 / (5e-4 * 3 * 390)),  # a quarter of the epochs
+        ({"momentum": 0.0}, 1 / (5e-4 * 8 * 390)),
+        ({"momentum": None}, 1 / (5e-4 * 8 * 390)),
+        ({"weight_decay": 0.01}, 0.1 / (0.01 * 8 * 390)),
+        ({"scales_gradients": True}, 1 / (5e-4 * 8 * 390)),  # Adam's first beta is no momentum of this kind
+        ({"averages_iterates": True}, 1 / (5e-4 * 8 * 390)),  # nor is Schedule-Free's
+        ({"scales_gradients": True, "normalises": False}, 1 / (5e-4 * 8 * 390)),
         ({"normalises": False}, math.inf),
         ({"weight_decay": 0.0}, math.inf),
         ({"weight_decay": None}, math.inf),
         ({"steps_per_epoch": None}, math.inf),
     ],
 )
-def test_the_peak_at_which_weights_hold_five_epochs_of_updates_by_hand(
+def test_the_peak_at_which_weights_hold_eight_epochs_of_updates_by_hand(
     changes: dict[str, Any], ceiling: float
 ) -> None:
     known = {"momentum": 0.9, "weight_decay": 5e-4, "scales_gradients": False, "normalises": True}

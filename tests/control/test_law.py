@@ -61,9 +61,9 @@ def test_without_a_stall_factor_the_peak_rises_all_the_same() -> None:
 
 
 DECAYED = replace(
-    SETTING, total_epochs=12, steps_per_epoch=1000, momentum=0.9, weight_decay=0.01, normalises=True
+    SETTING, total_epochs=8, steps_per_epoch=1000, momentum=0.9, weight_decay=0.01, normalises=True
 )
-"""Weights hold a sixth of the budget, 2 epochs, at a peak of 0.005."""
+"""Weights hold a quarter of the budget, 2 epochs, at a peak of 0.005."""
 
 
 def test_no_peak_is_above_the_one_that_weight_decay_allows() -> None:
