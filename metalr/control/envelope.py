@@ -26,17 +26,17 @@ KILLED_EDGE = 1 / 16
 most 0.054 of it, but for ResNets without normalisation, which have a low edge and learn all the same."""
 
 LEAST_MEMORY_EPOCHS = 8.0
-"""Epochs of updates that weights must hold under weight decay; in short trainings, a quarter of the epochs."""
+"""Epochs of updates that weights must hold under weight decay; in short trainings a quarter of the epochs."""
 
 
 def decay_ceiling(setting: Setting) -> float:
     """The peak LR above which weight decay makes the weights forget too soon; infinite where nobody knows.
 
     Under decay the weights are a moving average of their updates over 1 / (LR * weight decay) steps, under
-    SGD (1 - momentum) times as many. What they hold must be `LEAST_MEMORY_EPOCHS` of the data, or a quarter of
-    the training where that is less. Long trainings with a decay are therefore best at lower LRs than short
-    ones, of which controllers learn and a probe measures. Under SGD that holds where the network normalises:
-    elsewhere the gradient works against the decay, and the LR is only how fast.
+    SGD (1 - momentum) times as many. What they hold must be `LEAST_MEMORY_EPOCHS` of the data, or a quarter
+    of the training where that is less. Long trainings with a decay are therefore best at lower LRs than
+    short ones, of which controllers learn and a probe measures. Under SGD that holds where the network
+    normalises: elsewhere the gradient works against the decay, and the LR is only how fast.
 
     Source: Wang and Aitchison, arXiv 2405.13698, find the best such memory to be the same number of epochs
     whatever the size of network and data; Wan et al., arXiv 2006.08419, what happens under SGD.
