@@ -272,6 +272,26 @@ def test_the_other_tasks_are_those_of_their_comparisons() -> None:
         assert not manifest["commit"].endswith("-dirty")
 
 
+def test_what_kinds_of_networks_the_harvest_does_not_hold_cost_is_the_mean_of_their_rows() -> None:
+    _, _, tasks, _ = shipped_tables()
+    kinds = [row for row in tasks if "a kind not in the harvest" in row[0]]
+    assert len(kinds) == 10
+    for column in (2, 3):
+        costs = {row[0].split("`")[1]: exact_regret(row, column) for row in kinds}
+        assert f"{sum(costs.values()) / 10:.1f}" == "0.3"
+        del costs["control-deep"]
+        assert f"{sum(costs.values()) / 9:.1f}" == "0.5"
+    assert "cost 0.3 points (MLP and LSTM) in the mean of the ten, 0.5 without the one" in README
+
+
+def exact_regret(row: list[str], column: int) -> float:
+    """That of the summary behind a row of the other tasks, points."""
+    folder = ROOT / "experiments" / "results" / row[0].split("`")[1]
+    (cell,) = json.loads((folder / "summary.json").read_text())["cells"]
+    mean = cell["methods"][("metalr-mlp", "metalr-lstm")[column - 2]]["regret_pp"]["mean"]
+    return float(mean)
+
+
 def test_the_other_loops_are_those_of_their_summary() -> None:
     summary = json.loads((ROOT / "experiments" / "results" / "other-loops" / "summary.json").read_text())
     _, _, _, loops = shipped_tables()

@@ -341,6 +341,8 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2, help="processes of one thread each")
     parser.add_argument("--out", type=Path, default=FOLDER, help="where the report goes")
     arguments = parser.parse_args()
+    if arguments.workers < 1:
+        parser.error(f"--workers must be at least 1, not {arguments.workers}")
     torch.set_num_threads(1)
     config = load_config(arguments.recipe, []).meta
     if arguments.quick:
@@ -348,7 +350,12 @@ def main() -> None:
     folders = arguments.folders or [Path("meta_data") / name for name in (arguments.recipe, *config.also)]
     study = study_of(folders, config)
     examples = study.examples
-    arms = [arm for arm in ARMS if arguments.arms is None or arm.name in ("full, MLP", *arguments.arms)]
+    arms = [
+        arm
+        for arm in ARMS
+        if (arguments.arms is None or arm.name in ("full, MLP", *arguments.arms))
+        and (arm.num_parts is None or arm.num_parts < len(folders))  # else it is the full one
+    ]
     regrets = measure(arms, study, folders, arguments.workers)
     if arguments.arms is None:
         regrets |= trivial_regrets(examples, config)

@@ -40,12 +40,14 @@ class TaskConfig(Section):
     """Side in pixels of a square zeroed in each augmented training image; 0 for none."""
     network: Literal[
         "resnet18", "resnet10", "cnn", "cnn_bn", "cnn_gn", "mlp", "mlp_bn", "mlp_ln", "mlp_tanh", "mlp_deep", "transformer",
-        "gru", "cnn_fc", "cnn_fc_bn", "cnn_fc_gn", "lenet", "vgg", "vgg_bn", "vit", "swin", "convnext", "mobilenet", "shufflenet", "densenet",
+        "gru", "cnn_fc", "cnn_fc_bn", "cnn_fc_gn", "lenet", "vgg", "vgg_bn", "vit", "swin", "convnext", "mobilenet",
+        "shufflenet", "densenet",
     ] = "mlp"  # fmt: skip
     """`resnet18`, `resnet10`: CIFAR stem, torchvision blocks, two or one a stage; `cnn`: three convolutions; `cnn_fc`: as
-    many, and a hidden layer over all pixels left; `vgg`: eight, and a hidden layer; `lenet`: LeNet-5; `mlp`: two hidden layers, `mlp_deep`: four; `_bn`, `_gn`, `_ln`: the same with batch, group or layer
-    normalisation, `_tanh`: without ReLUs; `transformer`, `gru`: one layer over the rows of an image; `vit`, `swin`, `convnext`,
-    `mobilenet`, `shufflenet`, `densenet`: torchvision's, with a stem for small images and few layers."""
+    many, and a hidden layer over all pixels left; `vgg`: eight, and a hidden layer; `lenet`: LeNet-5; `mlp`: two hidden
+    layers, `mlp_deep`: four; `_bn`, `_gn`, `_ln`: the same with batch, group or layer normalisation, `_tanh`: without ReLUs;
+    `transformer`, `gru`: one layer over the rows of an image; `vit`, `swin`, `convnext`, `mobilenet`, `shufflenet`,
+    `densenet`: torchvision's, with a stem for small images and few layers."""
     width: Annotated[int, Field(ge=8, le=1024)] = 32
     """Channels of the first stage (resnet18: 64 is the standard; mobilenet: 32), units of a hidden layer (an MLP), of a token
     (a transformer), or the growth rate (densenet)."""

@@ -58,17 +58,9 @@ def lr_range_test(
     config = config or ProbeConfig()
     scaled = scales_gradients(optimizer)
     ramp = np.geomspace(*config.lrs(scales_gradients=scaled), config.num_steps).tolist()
-    depth = 0
-
-    def seen_loss(step: int) -> Tensor:
-        nonlocal depth
-        loss = loss_of_step(step)
-        if step == 0:
-            depth = num_plain_layers(loss)
-        return loss
-
+    counted = _CountedLoss(loss_of_step)
     with undone(model, optimizer):
-        outcome = run_ramp(optimizer, seen_loss, ramp, config.explode_factor, measured_loss=measured_loss)
+        outcome = run_ramp(optimizer, counted, ramp, config.explode_factor, measured_loss=measured_loss)
     if not math.isfinite(outcome.initial_loss):
         raise ValueError(f"the probe cannot start: the loss of the first batch is {outcome.initial_loss}")
     losses = outcome.losses or (outcome.initial_loss,)
@@ -86,5 +78,19 @@ def lr_range_test(
         num_attention_layers(model),
         tuple(filter(math.isfinite, outcome.step_losses[: config.num_steps // FIRST_PART])),
         has_plain_head(model),
-        depth,
+        counted.num_plain_layers,
     )
+
+
+class _CountedLoss:
+    """The losses of the steps, the first of which also tells how deep the network is."""
+
+    def __init__(self, loss_of_step: Callable[[int], Tensor]) -> None:
+        self._loss_of_step = loss_of_step
+        self.num_plain_layers = 0
+
+    def __call__(self, step: int) -> Tensor:
+        loss = self._loss_of_step(step)
+        if step == 0:
+            self.num_plain_layers = num_plain_layers(loss)
+        return loss

@@ -37,9 +37,11 @@ VGG under AdamW then cost 1.5 points of accuracy instead of 3.4; see `experiment
 SHALLOW_LAYERS = 4
 """A network of up to so many plain layers has the reference as it is; nearly all of the harvest's have."""
 DEPTH_FACTOR = 2.5
-"""On the reference of a deeper one, over the number of its plain layers, and at least a quarter; see
-`experiments/results/NOTES.md`. Source: the best LR of a deep linear network falls with the number of its
+"""On the reference of a deeper one, over the number of its plain layers, and at least `LEAST_DEPTH_FACTOR`:
+see `experiments/results/NOTES.md`. Source: the best LR of a deep linear network falls with the number of its
 layers (Saxe, McClelland and Ganguli, arXiv 1312.6120)."""
+LEAST_DEPTH_FACTOR = 0.25
+"""That of ten layers, the deepest that were measured."""
 DISTANCE_FACTOR = 4.0
 """Under plain SGD, without normalisation, the best peak of a loss that is a distance lies so much higher over
 the reference than that of a cross-entropy: see `experiments/results/NOTES.md`."""
@@ -183,7 +185,7 @@ class ProbeCurve:
         if self.num_plain_layers > SHALLOW_LAYERS and not (
             self.normalises or self.averages_iterates or self.is_distance
         ):
-            factor *= max(0.25, DEPTH_FACTOR / self.num_plain_layers)
+            factor *= max(LEAST_DEPTH_FACTOR, DEPTH_FACTOR / self.num_plain_layers)
         following = self.edge_lr * (EDGE_FRACTION if plain and not self.normalises else 1.0)
         if plain and self.lowest_lr == self.edge_lr == self.lrs[-1] and not self.exploded:
             return factor * following  # still falling at the ramp's end: no loss of a usual size
